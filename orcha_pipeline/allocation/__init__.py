@@ -1,0 +1,1 @@
+"""From forecasts to a safe change: response, plan, decision, application."""

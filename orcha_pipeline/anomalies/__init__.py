@@ -1,0 +1,1 @@
+"""What looks wrong with a node, by model and by rule."""

@@ -1,0 +1,1 @@
+"""Dagster assets and their checks: thin, each calls one function of another package."""

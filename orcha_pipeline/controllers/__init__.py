@@ -1,0 +1,1 @@
+"""How a host enforces a limit on a node and restarts it."""

@@ -1,0 +1,1 @@
+"""Yield forecasts: features, models, their registry and serving."""

@@ -1,0 +1,1 @@
+"""Adapters: one module a protocol, all keeping the contract in `base`."""

@@ -1,0 +1,95 @@
+"""The contract every protocol adapter keeps, built in or from a plug-in."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import httpx
+from pydantic import BaseModel, ConfigDict
+
+from orcha_pipeline.clock import Clock
+from orcha_pipeline.controllers.base import Controller
+from orcha_pipeline.model import (
+    AllocationReading,
+    AppliedChange,
+    EarningsObservation,
+    HealthReading,
+    Lever,
+    UsageReading,
+    Window,
+)
+from orcha_pipeline.settings import NodeSettings
+
+
+class AdapterOptions(BaseModel):
+    """What only this protocol needs (`[nodes.options]`). Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Adapter(ABC):
+    """Speaks one protocol's real API for one node.
+
+    Methods do blocking I/O and raise the `AdapterError` family; they never return a 0 for what they could not
+    read. An adapter keeps no state between calls but its HTTP connections, so any process may make one.
+
+    Registered under the entry point group `orcha.protocols`, name = protocol.
+    """
+
+    protocol: ClassVar[str]
+    native_unit: ClassVar[str]
+    """Unit of the earnings: `USD` (Storj), `GLM`, `DATA`, `GRASS_POINT`."""
+    token: ClassVar[str | None]
+    """Price id of the native unit (CoinGecko's), None where one unit is a US dollar or has no price."""
+    options_type: ClassVar[type[AdapterOptions]] = AdapterOptions
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        *,
+        controller: Controller,
+        clock: Clock,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        """`transport` replaces the network in tests. Bad options raise `SettingsError`."""
+        self.settings = settings
+        self.controller = controller
+        self.clock = clock
+        self._transport = transport
+
+    @property
+    def node(self) -> str:
+        """The configured name."""
+        return self.settings.name
+
+    @abstractmethod
+    def health(self) -> HealthReading:
+        """Connect, and tell whether the node works and how its reputation stands."""
+
+    @abstractmethod
+    def earnings(self, window: Window) -> Sequence[EarningsObservation]:
+        """What the node says of its earnings now: counters as they stand, and what it dates inside `window`."""
+
+    @abstractmethod
+    def earnings_history(self, window: Window) -> Sequence[EarningsObservation]:
+        """Past earnings as finely as the node honestly holds them; empty where it keeps none."""
+
+    @abstractmethod
+    def resource_usage(self) -> Sequence[UsageReading]:
+        """What the node uses now."""
+
+    @abstractmethod
+    def allocation(self) -> AllocationReading:
+        """What the node has now, as it reports it itself."""
+
+    @abstractmethod
+    def levers(self) -> Sequence[Lever]:
+        """What can be changed, within which bounds and at what price. The first one carries the share."""
+
+    @abstractmethod
+    def apply(self, lever: str, value: float) -> AppliedChange:
+        """Move a lever, wait until the node shows it, and read it back. Raises `AllocationError` if it does not."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connections."""

@@ -1,0 +1,174 @@
+"""`orcha.toml` and the environment as one typed `Settings`.
+
+Order of precedence: environment (`ORCHA_PLANNER__HOLD_MINUTES=30`), then the file, then the defaults here.
+The file is the one named by `ORCHA_CONFIG`, else `orcha.toml` in the working directory, else none.
+"""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from orcha_pipeline.model import Host, Node, Resources
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Amount = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A table of the file. Unknown keys are errors: a misspelt limit must not be ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ResourceSettings(Section):
+    """The four resources: a host's capacity, or what a node uses at share 1.0."""
+
+    cpu_threads: Amount
+    memory_gib: Amount
+    disk_gb: Amount
+    bandwidth_mbps: Amount
+
+    def to_model(self) -> Resources:
+        """As the model's noun."""
+        return Resources(**self.model_dump())
+
+
+class HostSettings(Section):
+    """A machine that carries nodes."""
+
+    name: Name
+    capacity: ResourceSettings
+    simulated: bool = False
+
+    def to_model(self) -> Host:
+        """As the model's noun."""
+        return Host(name=self.name, capacity=self.capacity.to_model(), simulated=self.simulated)
+
+
+class ControllerSettings(Section):
+    """How the host enforces a limit on this node, and how the node is restarted."""
+
+    kind: Literal["none", "docker"] = "none"
+    url: str = "unix:///var/run/docker.sock"
+    """Docker Engine API: a unix socket or an http address."""
+    container: str = ""
+
+
+class NodeSettings(Section):
+    """One protocol's node on one host. `options` holds what only this protocol's adapter knows."""
+
+    name: Name
+    protocol: str
+    host: str
+    url: str
+    demand: ResourceSettings
+    min_share: Share = 0.0
+    max_share: Share = 1.0
+    token: SecretStr | None = None
+    token_env: str | None = None
+    """Name of the environment variable that holds the key or token: the safer way."""
+    timeout_seconds: Annotated[float, Field(gt=0, le=120)] = 10.0
+    """Time budget for reading everything from this node once."""
+    controller: ControllerSettings = ControllerSettings()
+    options: dict[str, Any] = {}
+    simulated: bool = False
+
+    def to_model(self) -> Node:
+        """As the model's noun."""
+        return Node(
+            name=self.name,
+            protocol=self.protocol,
+            host=self.host,
+            demand=self.demand.to_model(),
+            min_share=self.min_share,
+            max_share=self.max_share,
+            simulated=self.simulated,
+        )
+
+
+class PriceSettings(Section):
+    """Where token prices come from. `pinned` overrides every source for a token (USD)."""
+
+    url: str = "https://api.coingecko.com/api/v3"
+    api_key: SecretStr | None = None
+    stale_after_minutes: Annotated[float, Field(gt=0)] = 60.0
+    pinned: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+
+
+class PlannerSettings(Section):
+    """What a change must be worth, and how often the host may change."""
+
+    horizon_hours: Annotated[int, Field(ge=1, le=24)] = 24
+    min_gain_percent: Amount = 2.0
+    min_gain_usd_per_hour: Amount = 0.0
+    min_confidence: Annotated[float, Field(ge=0, le=1)] = 0.6
+    hold_minutes: Amount = 60.0
+    max_changes_per_hour: Annotated[int, Field(ge=0)] = 4
+    response_curvature: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Prior of earnings = yield x share ** curvature, until a node's own history teaches better."""
+
+    @property
+    def hold(self) -> timedelta:
+        """How long a host rests after a change."""
+        return timedelta(minutes=self.hold_minutes)
+
+
+class ForecastSettings(Section):
+    """Training and serving of the yield forecast."""
+
+    context_hours: Annotated[int, Field(ge=24, le=336)] = 72
+    min_history_hours: Annotated[int, Field(ge=25)] = 48
+    """Below this a node is forecast by seasonal naive, marked so."""
+    max_epochs: Annotated[int, Field(ge=1)] = 30
+    seed: int = 7
+
+
+class TestnetSettings(Section):
+    """The emulated nodes that stand in while no node is configured."""
+
+    __test__ = False  # not a test class, whatever pytest thinks of the name
+
+    port: Annotated[int, Field(ge=1, le=65535)] = 8414
+    seed: int = 1
+    world: Path | None = None
+    """A world folder to play instead of the seeded one."""
+    prices: Path | None = None
+    """Hourly token prices (`unique_id, ds, y`) to play instead of the seeded ones."""
+    history_days: Annotated[int, Field(ge=2, le=365)] = 28
+
+
+class ServiceSettings(Section):
+    """Loopback addresses of what `orcha up` starts."""
+
+    dagster_port: Annotated[int, Field(ge=1, le=65535)] = 3000
+    code_server_port: Annotated[int, Field(ge=1, le=65535)] = 3030
+    mlflow_port: Annotated[int, Field(ge=1, le=65535)] = 5050
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set."""
+
+    model_config = SettingsConfigDict(env_prefix="ORCHA_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    home: Path = Path(".orcha")
+    hosts: tuple[HostSettings, ...] = ()
+    nodes: tuple[NodeSettings, ...] = ()
+    prices: PriceSettings = PriceSettings()
+    planner: PlannerSettings = PlannerSettings()
+    forecast: ForecastSettings = ForecastSettings()
+    testnet: TestnetSettings = TestnetSettings()
+    services: ServiceSettings = ServiceSettings()
+
+    @property
+    def warehouse_path(self) -> Path:
+        """The DuckDB file."""
+        return self.home / "warehouse.duckdb"
+
+    @property
+    def uses_testnet(self) -> bool:
+        """True when no node is configured: everything shown is then simulated."""
+        return not self.nodes

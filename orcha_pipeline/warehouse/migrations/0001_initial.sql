@@ -190,3 +190,12 @@ CREATE TABLE anomalies (
     evidence VARCHAR NOT NULL,
     remedy VARCHAR NOT NULL
 );
+
+CREATE TABLE plans (
+    plan_id VARCHAR PRIMARY KEY,
+    host VARCHAR NOT NULL,
+    planned_at TIMESTAMP NOT NULL,
+    plan VARCHAR NOT NULL,                 -- JSON of allocation.planner.Plan; empty when there is none
+    reason VARCHAR NOT NULL,               -- why there is none
+    dagster_run_id VARCHAR NOT NULL
+);

@@ -1,0 +1,86 @@
+"""Hourly earnings in native units and USD, and the features that models learn from."""
+
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+
+from orcha_pipeline.assets.ingest import OWNERS, PRICES, fact_keys
+from orcha_pipeline.model import HOUR, Window, hour_of
+from orcha_pipeline.protocols.registry import make_adapter
+from orcha_pipeline.protocols.resource import NodesResource
+from orcha_pipeline.warehouse.derived import rebuild_earnings_hourly, rebuild_features
+from orcha_pipeline.warehouse.resource import WarehouseResource
+
+EARNINGS_HOURLY = dg.AssetKey(["earnings_hourly"])
+FEATURES = dg.AssetKey(["features"])
+
+
+class LookBack(dg.Config):
+    """How far back to compute anew. A cycle needs the last hours; recording history needs all of it."""
+
+    hours: int = 48
+
+
+def _window(nodes: NodesResource, config: LookBack) -> Window:
+    now = hour_of(nodes.installation().clock.now())
+    return Window(now - timedelta(hours=config.hours), now)
+
+
+def build_earnings(protocols: list[str]) -> list[dg.AssetsDefinition]:
+    """The assets of this module, downstream of every protocol's raw facts."""
+
+    @dg.asset(
+        key=EARNINGS_HOURLY,
+        deps=[*[key for key in fact_keys(protocols) if key.path[-1] == "earnings"], PRICES],
+        group_name="earnings",
+        kinds={"python", "duckdb"},
+        owners=OWNERS,
+        metadata={"dagster/table_name": "earnings_hourly"},
+        pool="duckdb",
+    )
+    def earnings_hourly(
+        nodes: NodesResource, warehouse: WarehouseResource, config: LookBack
+    ) -> dg.MaterializeResult[Any]:
+        """What each node earned hour by hour: differences of native totals, valued at the price of their hour."""
+        installation = nodes.installation()
+        tokens = {}
+        for settings in installation.settings.nodes:
+            adapter = make_adapter(settings, installation.clock)
+            tokens[settings.name] = (adapter.token, adapter.tokens_per_native)
+            adapter.close()
+        with warehouse.warehouse.write() as connection:
+            rows = rebuild_earnings_hourly(connection, _window(nodes, config), tokens)
+        unknown = sum(row.amounts.net is None for row in rows)
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": len(rows),
+                "unknown hours": unknown,
+                "net USD": round(sum(row.usd("net") or 0.0 for row in rows), 6),
+                "simulated": installation.simulated,
+            }
+        )
+
+    @dg.asset(
+        key=FEATURES,
+        deps=[
+            EARNINGS_HOURLY,
+            *[key for key in fact_keys(protocols) if key.path[-1] in ("node_health", "allocations_observed")],
+        ],
+        group_name="earnings",
+        kinds={"duckdb"},
+        owners=OWNERS,
+        metadata={"dagster/table_name": "features_hourly"},
+        pool="duckdb",
+    )
+    def features(nodes: NodesResource, warehouse: WarehouseResource, config: LookBack) -> dg.MaterializeResult[Any]:
+        """Yield (USD per hour at full share), share, price and health of every node and hour."""
+        curvature = nodes.installation().settings.planner.response_curvature
+        window = _window(nodes, config)
+        with warehouse.warehouse.write() as connection:
+            rows = rebuild_features(connection, window, curvature=curvature)
+        return dg.MaterializeResult(
+            metadata={"dagster/row_count": rows, "hours": window.hours, "last hour": str(window.end - HOUR)}
+        )
+
+    return [earnings_hourly, features]

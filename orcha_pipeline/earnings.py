@@ -1,0 +1,234 @@
+"""From what nodes report to what they earned hour by hour: native amounts first, prices second. Pure.
+
+A counter is read at odd moments, so its value at a full hour is interpolated between the readings around it. That
+is honest only while they are close: where readings are further apart than `MAX_GAP`, the hours between them stay
+unknown and the amount earned across the gap is kept as one bucket of the gap's own length.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from itertools import pairwise
+
+from orcha_pipeline.model import (
+    HOUR,
+    Amounts,
+    EarningsBucket,
+    EarningsCounter,
+    EarningsObservation,
+    Provenance,
+    Window,
+    hour_of,
+)
+
+MAX_GAP = timedelta(minutes=100)
+EDGE_TOLERANCE = timedelta(minutes=2)
+"""A reading this close to the full hour counts as read at it."""
+
+_WORST_FIRST = (Provenance.UNKNOWN, Provenance.OUR_ESTIMATE, Provenance.NODE_ESTIMATE, Provenance.MEASURED)
+_KINDS = ("gross", "held", "net", "doubtful")
+
+PriceAt = Callable[[datetime], Decimal | None]
+"""USD for one native unit in the hour that starts at the argument; None where there was no usable price."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarnedBucket:
+    """What one node earned in `window`. Amounts None: unknown. USD at the price of the bucket's hour."""
+
+    node: str
+    window: Window
+    unit: str
+    amounts: Amounts
+    usd_price: Decimal | None
+    provenance: Provenance
+
+    def usd(self, kind: str) -> float | None:
+        """`kind` ("gross", "held", "net", "doubtful") in USD; None where amount or price is unknown."""
+        amount: Decimal | None = getattr(self.amounts, kind)
+        return None if amount is None or self.usd_price is None else float(amount * self.usd_price)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Earned by one stream in one stretch of time."""
+
+    window: Window
+    amounts: Amounts
+    provenance: Provenance
+
+
+def _worst(provenances: Iterable[Provenance]) -> Provenance:
+    return min(provenances, key=_WORST_FIRST.index)
+
+
+def _combine(parts: Sequence[Amounts]) -> Amounts:
+    """Sum kind by kind; a kind unknown in one part is unknown in the sum."""
+
+    def total(kind: str) -> Decimal | None:
+        amounts: list[Decimal | None] = [getattr(part, kind) for part in parts]
+        known = [amount for amount in amounts if amount is not None]
+        return sum(known, Decimal(0)) if len(known) == len(amounts) else None
+
+    return Amounts(**{kind: total(kind) for kind in _KINDS})
+
+
+def _scale(amounts: Amounts, fraction: Decimal) -> Amounts:
+    def scaled(kind: str) -> Decimal | None:
+        amount: Decimal | None = getattr(amounts, kind)
+        return None if amount is None else amount * fraction
+
+    return Amounts(**{kind: scaled(kind) for kind in _KINDS})
+
+
+def _difference(later: Amounts, earlier: Amounts) -> Amounts:
+    def less(kind: str) -> Decimal | None:
+        after: Decimal | None = getattr(later, kind)
+        before: Decimal | None = getattr(earlier, kind)
+        return None if after is None or before is None else after - before
+
+    return Amounts(**{kind: less(kind) for kind in _KINDS})
+
+
+_ZERO = Amounts(**{kind: Decimal(0) for kind in _KINDS})
+
+
+def _fraction(part: timedelta, whole: timedelta) -> Decimal:
+    microsecond = timedelta(microseconds=1)
+    return Decimal(part // microsecond) / Decimal(whole // microsecond)
+
+
+def _share_of(piece: _Piece, window: Window) -> _Piece | None:
+    """The part of `piece` inside `window`, as if earned evenly; None when they do not meet."""
+    start, end = max(piece.window.start, window.start), min(piece.window.end, window.end)
+    if start >= end:
+        return None
+    length = piece.window.end - piece.window.start
+    inside = end - start
+    provenance = piece.provenance
+    # Cutting a piece is our estimate, unless all but a sliver of it lies on one side.
+    if EDGE_TOLERANCE < inside < length - EDGE_TOLERANCE:
+        provenance = _worst((provenance, Provenance.OUR_ESTIMATE))
+    return _Piece(Window(start, end), _scale(piece.amounts, _fraction(inside, length)), provenance)
+
+
+def _counter_pieces(counters: Sequence[EarningsCounter], observed: Sequence[datetime]) -> list[_Piece]:
+    """Differences of one stream's readings. `observed`: every moment its node was read, ascending."""
+    points: list[tuple[datetime, Amounts]] = [(c.observed_at, c.amounts) for c in counters]
+    first = counters[0]
+    before = bisect_left(observed, first.observed_at)
+    # A stream that began after the node was last read started from zero under our eyes.
+    if first.since is not None and before > 0 and observed[before - 1] <= first.since < first.observed_at:
+        points.insert(0, (first.since, _ZERO))
+    return [
+        _Piece(Window(start, end), _difference(later, earlier), counters[-1].provenance)
+        for (start, earlier), (end, later) in pairwise(points)
+        if end > start
+    ]
+
+
+def _ended_at(counters: Sequence[EarningsCounter], others: Sequence[EarningsCounter]) -> datetime | None:
+    """When a stream stopped earning, or None while it is expected to go on.
+
+    It has ended when it no longer grew, or when a stream of the same node began after it was last read. Without
+    either, a stream that is missing from a reading is unknown there, not zero.
+    """
+    last = counters[-1]
+    if len(counters) > 1 and counters[-2].amounts == last.amounts:
+        return last.observed_at
+    began = [c.since for c in others if c.since is not None and c.since >= last.observed_at]
+    return min(began) if began else None
+
+
+def earned(
+    node: str, observations: Sequence[EarningsObservation], window: Window, price_at: PriceAt
+) -> list[EarnedBucket]:
+    """What one node earned in the full hours of `window`, and in stretches too coarse for hours.
+
+    `observations` should reach from before the window to after it. Every full hour gets a row, unknown ones too;
+    a coarse row is given where readings lie further apart than `MAX_GAP`, or where the node itself keeps only
+    longer buckets. Coarse rows and the unknown hours inside them overlap: the hours hold no amount.
+    """
+    if not observations:
+        return []
+    counters: dict[str, list[EarningsCounter]] = defaultdict(list)
+    buckets: dict[str, list[EarningsBucket]] = defaultdict(list)
+    for item in sorted(observations, key=lambda o: o.observed_at):
+        (counters if isinstance(item, EarningsCounter) else buckets)[item.stream].append(item)  # type: ignore[arg-type]
+    observed = sorted({o.observed_at for o in observations})
+    pieces: dict[str, list[_Piece]] = {}
+    ends: dict[str, datetime | None] = {}
+    for stream, readings in counters.items():
+        pieces[stream] = _counter_pieces(readings, observed)
+        others = [c for name, group in counters.items() if name != stream for c in group]
+        ends[stream] = _ended_at(readings, others)
+    for stream, reported in buckets.items():
+        pieces[stream] = _without_overlap([_Piece(b.window, b.amounts, b.provenance) for b in reported])
+        ends[stream] = None
+    unit = observations[0].unit
+
+    def row(span: Window, amounts: Amounts, provenance: Provenance) -> EarnedBucket:
+        price = price_at(hour_of(span.end - timedelta(microseconds=1)))
+        return EarnedBucket(node=node, window=span, unit=unit, amounts=amounts, usd_price=price, provenance=provenance)
+
+    rows: list[EarnedBucket] = []
+    coarse: dict[Window, list[_Piece]] = defaultdict(list)
+    fine: dict[str, list[_Piece]] = {}
+    for stream, found in pieces.items():
+        fine[stream] = [p for p in found if p.window.end - p.window.start <= MAX_GAP]
+        for piece in found:
+            if piece.window.end - piece.window.start > MAX_GAP and _share_of(piece, window):
+                coarse[piece.window].append(piece)
+    rows += [
+        row(span, _combine([p.amounts for p in group]), _worst(p.provenance for p in group))
+        for span, group in coarse.items()
+    ]
+    hour = hour_of(window.start)
+    while hour + HOUR <= window.end:
+        span = Window(hour, hour + HOUR)
+        found_hour = _hour(span, fine, counters, ends)
+        rows.append(row(span, *found_hour) if found_hour else row(span, Amounts(), Provenance.UNKNOWN))
+        hour += HOUR
+    return sorted(rows, key=lambda r: (r.window.start, r.window.end))
+
+
+def _without_overlap(pieces: list[_Piece]) -> list[_Piece]:
+    """Buckets in order of time; of two that overlap the earlier reading stands and the later one is cut."""
+    kept: list[_Piece] = []
+    for piece in sorted(pieces, key=lambda p: (p.window.start, p.window.end)):
+        if kept and piece.window.start < kept[-1].window.end:
+            cut = _share_of(piece, Window(kept[-1].window.end, max(kept[-1].window.end, piece.window.end)))
+            if cut is None:
+                continue
+            kept.append(cut)
+        elif piece.window.end > piece.window.start:
+            kept.append(piece)
+    return kept
+
+
+def _hour(
+    span: Window,
+    fine: dict[str, list[_Piece]],
+    counters: dict[str, list[EarningsCounter]],
+    ends: dict[str, datetime | None],
+) -> tuple[Amounts, Provenance] | None:
+    """One full hour over all streams of a node; None as soon as one that still runs is not covered."""
+    parts: list[_Piece] = []
+    for stream, pieces in fine.items():
+        starts = [p.window.start for p in pieces]
+        near = pieces[max(0, bisect_right(starts, span.start) - 1) : bisect_right(starts, span.end)]
+        inside = [part for part in (_share_of(p, span) for p in near) if part is not None]
+        covered = sum(((p.window.end - p.window.start) for p in inside), timedelta(0))
+        began = counters[stream][0].since if stream in counters else None
+        ended = ends[stream]
+        must_from = span.start if began is None else max(span.start, began)
+        must_to = span.end if ended is None else min(span.end, ended)
+        if must_to - must_from - covered > EDGE_TOLERANCE:
+            return None
+        parts += inside
+    if not parts:
+        return None
+    return _combine([p.amounts for p in parts]), _worst(p.provenance for p in parts)

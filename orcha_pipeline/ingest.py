@@ -1,0 +1,180 @@
+"""Reading the nodes, the prices and the machine, and writing what they say into the warehouse.
+
+Three ways, one code: a live reading (the 15-minute cycle), the time-lapse (the testnet's clock is stepped hour by
+hour and each hour is read as if it were now) and history (what real nodes still remember of their past).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from orcha_pipeline.clock import Clock
+from orcha_pipeline.errors import AdapterError
+from orcha_pipeline.host_metrics import read_host_metrics
+from orcha_pipeline.installation import Installation, SteppedClock
+from orcha_pipeline.model import HOUR, HealthState, NodeReading, PriceReading, Window, hour_of, slot_of
+from orcha_pipeline.prices import PriceClient
+from orcha_pipeline.protocols.base import Adapter
+from orcha_pipeline.protocols.reading import read_nodes
+from orcha_pipeline.protocols.registry import make_adapter
+from orcha_pipeline.warehouse import facts
+from orcha_pipeline.warehouse.connection import Warehouse
+
+FIRST_WINDOW = HOUR
+LONGEST_WINDOW = timedelta(hours=24)
+"""A node that was away longer is asked for its last day only: its counters tell the rest."""
+HOURS_A_WRITE = 24
+
+
+@dataclass(slots=True)
+class IngestReport:
+    """What was written and what could not be read."""
+
+    rows: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+    """(protocol, table) -> rows written."""
+    price_rows: int = 0
+    readings: int = 0
+    failures: dict[str, str] = field(default_factory=dict[str, str])
+    """Node -> why it could not be read, of the last reading."""
+
+    def plus(self, other: "IngestReport") -> "IngestReport":
+        """Both reports as one; of a node's failures the later one stands."""
+        return IngestReport(
+            rows=self.rows + other.rows,
+            price_rows=self.price_rows + other.price_rows,
+            readings=self.readings + other.readings,
+            failures=self.failures | other.failures,
+        )
+
+
+@contextmanager
+def open_adapters(installation: Installation, protocols: Sequence[str] | None = None) -> Generator[dict[str, Adapter]]:
+    """Node -> adapter for the configured nodes (of `protocols`, if given); connections are closed at the end."""
+    adapters = {
+        node.name: make_adapter(node, installation.clock)
+        for node in installation.settings.nodes
+        if protocols is None or node.protocol in protocols
+    }
+    try:
+        yield adapters
+    finally:
+        for adapter in adapters.values():
+            adapter.close()
+
+
+def _windows(nodes: Sequence[str], last: Mapping[str, datetime], now: datetime) -> dict[str, Window]:
+    starts = {node: max(last.get(node, now - FIRST_WINDOW), now - LONGEST_WINDOW) for node in nodes}
+    return {node: Window(min(start, now), now) for node, start in starts.items()}
+
+
+def _write(
+    warehouse: Warehouse,
+    installation: Installation,
+    readings: Sequence[NodeReading],
+    prices: Sequence[PriceReading],
+    report: IngestReport,
+) -> None:
+    protocols = installation.node_protocols()
+    with warehouse.write() as connection:
+        for protocol in sorted({protocols[reading.node] for reading in readings}):
+            written = facts.record_readings(connection, [r for r in readings if protocols[r.node] == protocol])
+            for table, rows in written.items():
+                report.rows[protocol, table] += rows
+        report.price_rows += facts.record_prices(connection, prices)
+    report.readings += len(readings)
+    report.failures.update(
+        {r.node: r.health.reason for r in readings if r.health.state in (HealthState.UNREACHABLE, HealthState.ERROR)}
+    )
+
+
+def ingest_now(
+    installation: Installation,
+    warehouse: Warehouse,
+    adapters: Mapping[str, Adapter],
+    prices: PriceClient,
+) -> IngestReport:
+    """Read every node, the prices and this machine once, as of now."""
+    now = installation.clock.now()
+    with warehouse.write() as connection:
+        facts.record_nodes(connection, [n.to_model() for n in installation.settings.nodes], now)
+        last = facts.last_observed(connection, slot_of(now))
+        known = facts.last_prices(connection)
+    report = IngestReport()
+    readings = read_nodes(list(adapters.values()), _windows(list(adapters), last, now))
+    _write(warehouse, installation, readings, prices.read(known), report)
+    # The machine this runs on is real even where its nodes are the testnet's.
+    usage = read_host_metrics(installation.settings.home)
+    with warehouse.write() as connection:
+        for host in {node.host for node in installation.settings.nodes}:
+            facts.record_host_usage(connection, host, now, usage)
+    return report
+
+
+def ingest_time_lapse(
+    installation: Installation,
+    clock: SteppedClock,
+    warehouse: Warehouse,
+    adapters: Mapping[str, Adapter],
+    prices: PriceClient,
+    *,
+    window: Window,
+    wall_clock: Clock,
+    on_hour: Callable[[datetime], None] = lambda _hour: None,
+) -> IngestReport:
+    """Play the testnet's past: step its clock to each full hour of `window` and read it, then let it go live.
+
+    A time-lapse that was cut short goes on from where the testnet's clock stands.
+    """
+    report = IngestReport()
+    with warehouse.write() as connection:
+        facts.record_nodes(connection, [n.to_model() for n in installation.settings.nodes], window.start)
+        last = facts.last_observed(connection, slot_of(clock.now()))
+        known = facts.last_prices(connection)
+    hour = max(hour_of(window.start), hour_of(clock.now()))
+    kept_readings: list[NodeReading] = []
+    kept_prices: list[PriceReading] = []
+    while hour < window.end and hour <= wall_clock.now():
+        clock.advance_to(max(hour, clock.now()))
+        readings = read_nodes(list(adapters.values()), _windows(list(adapters), last, clock.now()))
+        last.update({r.node: r.observed_at for r in readings if r.earnings})
+        found = prices.read(known)
+        known.update({p.token: p.usd for p in found if p.usd is not None})
+        kept_readings += readings
+        kept_prices += found
+        if len(kept_readings) >= HOURS_A_WRITE * len(adapters):
+            _write(warehouse, installation, kept_readings, kept_prices, report)
+            kept_readings, kept_prices = [], []
+        on_hour(hour)
+        hour += HOUR
+    _write(warehouse, installation, kept_readings, kept_prices, report)
+    clock.go_live()
+    return report
+
+
+def ingest_history(
+    installation: Installation,
+    warehouse: Warehouse,
+    adapters: Mapping[str, Adapter],
+    prices: PriceClient,
+    *,
+    window: Window,
+) -> IngestReport:
+    """Record what the nodes still know of `window`, as finely as they honestly hold it."""
+    report = IngestReport()
+    protocols = installation.node_protocols()
+    with warehouse.write() as connection:
+        facts.record_nodes(connection, [n.to_model() for n in installation.settings.nodes], window.start)
+    for node, adapter in adapters.items():
+        try:
+            found = adapter.earnings_history(window)
+        except AdapterError as error:
+            report.failures[node] = error.message
+            continue
+        with warehouse.write() as connection:
+            report.rows[protocols[node], "earnings"] += facts.record_earnings_history(connection, node, found)
+    history = [price for token in prices.tokens for price in prices.history(token, window)]
+    with warehouse.write() as connection:
+        report.price_rows += facts.record_prices(connection, history)
+    return report

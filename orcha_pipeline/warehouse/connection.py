@@ -1,0 +1,114 @@
+"""Opening the DuckDB file: one writer at a time, waited for; transactions; migrations.
+
+DuckDB locks its file for one process. Every use here is short, and a process that finds the file taken waits its
+turn with jitter, so no run fails because a reader has the file open, nor the other way round.
+"""
+
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+import duckdb
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
+
+from orcha_pipeline.errors import WarehouseError
+
+LOCK_TIMEOUT_SECONDS = 60.0
+
+
+def _is_taken(error: BaseException) -> bool:
+    """Tell a file that is in use now from one that will never open."""
+    text = str(error)
+    return (isinstance(error, duckdb.IOException) and "lock on file" in text) or (
+        # The same process has it open with other options (a reader beside a writer).
+        isinstance(error, duckdb.ConnectionException) and "different configuration" in text
+    )
+
+
+class Warehouse:
+    """The DuckDB file at `path`. Holds nothing open between calls."""
+
+    def __init__(self, path: Path, *, lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> None:
+        self.path = path
+        self._lock_timeout_seconds = lock_timeout_seconds
+
+    def _open(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+        if read_only and not self.path.exists():
+            raise WarehouseError(f"There is no warehouse at {self.path}. Start Orcha once with `orcha up`.")
+        waiting = Retrying(
+            retry=retry_if_exception(_is_taken),
+            wait=wait_random(0.005, 0.08),
+            stop=stop_after_delay(self._lock_timeout_seconds),
+            reraise=True,
+        )
+        try:
+            connection = waiting(duckdb.connect, str(self.path), read_only=read_only)
+        except duckdb.Error as error:
+            if _is_taken(error):
+                holder = re.search(r"held in (.*?)\(PID (\d+)\)", str(error))
+                who = f" by process {holder.group(2)}" if holder else ""
+                raise WarehouseError(
+                    f"The warehouse {self.path} has been in use{who} for {self._lock_timeout_seconds:.0f} s. "
+                    "Close the program that has it open (a DuckDB shell, a notebook) and try again."
+                ) from error
+            raise WarehouseError(f"The warehouse {self.path} cannot be opened: {error}") from error
+        connection.execute("SET TimeZone = 'UTC'")
+        return connection
+
+    @contextmanager
+    def read(self) -> Generator[duckdb.DuckDBPyConnection]:
+        """A read-only connection, closed whatever happens. Keep it short: it holds writers up."""
+        connection = self._open(read_only=True)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    @contextmanager
+    def write(self) -> Generator[duckdb.DuckDBPyConnection]:
+        """A connection inside one transaction: committed when the body ends, rolled back when it raises."""
+        connection = self._open(read_only=False)
+        try:
+            connection.begin()
+            try:
+                yield connection
+            except BaseException:
+                connection.rollback()
+                raise
+            connection.commit()
+        finally:
+            connection.close()
+
+    def migrate(self) -> list[str]:
+        """Bring the schema up to date, each numbered script once and whole. Returns the scripts run now."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WarehouseError(f"The folder {self.path.parent} cannot be made: {error.strerror}.") from error
+        scripts = sorted(
+            (item for item in resources.files(f"{__package__}.migrations").iterdir() if item.name.endswith(".sql")),
+            key=lambda item: item.name,
+        )
+        ran: list[str] = []
+        with self.write() as connection:
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS schema_migrations (name VARCHAR PRIMARY KEY, applied_at TIMESTAMP NOT NULL)"
+            )
+            done = {name for (name,) in connection.execute("SELECT name FROM schema_migrations").fetchall()}
+            unknown = done - {script.name for script in scripts}
+            if unknown:
+                raise WarehouseError(
+                    f"The warehouse {self.path} was made by a newer Orcha (it has {', '.join(sorted(unknown))}). "
+                    "Update Orcha, or restore an older backup."
+                )
+            for script in scripts:
+                if script.name not in done:
+                    connection.execute(script.read_text(encoding="utf-8"))
+                    connection.execute(
+                        "INSERT INTO schema_migrations VALUES (?, now()::TIMESTAMP)",
+                        [script.name],
+                    )
+                    ran.append(script.name)
+        return ran

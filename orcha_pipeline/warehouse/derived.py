@@ -1,0 +1,146 @@
+"""Tables computed from the raw facts: hourly earnings and the features models learn from."""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import duckdb
+import pandas as pd
+
+from orcha_pipeline.earnings import EarnedBucket, PriceAt, earned
+from orcha_pipeline.model import HOUR, Window
+from orcha_pipeline.warehouse.facts import earnings_observations, insert, naive, price_samples
+
+PRICE_STALE_AFTER = timedelta(hours=2)
+LOOK_AROUND = timedelta(hours=26)
+"""How far outside the hours asked for readings are looked at: a day, so that a day-long bucket is seen whole."""
+
+
+def price_lookup(samples: Sequence[tuple[datetime, Decimal]], tokens_per_native: Decimal) -> PriceAt:
+    """Price of a native unit in an hour: the last sample up to the hour's end, if it is not stale."""
+    times = [moment for moment, _ in samples]
+
+    def price_at(hour: datetime) -> Decimal | None:
+        index = bisect_right(times, hour + HOUR) - 1
+        if index < 0 or hour + HOUR - times[index] > PRICE_STALE_AFTER:
+            return None
+        return samples[index][1] * tokens_per_native
+
+    return price_at
+
+
+def rebuild_earnings_hourly(
+    connection: duckdb.DuckDBPyConnection,
+    window: Window,
+    tokens: Mapping[str, tuple[str | None, Decimal | None]],
+) -> list[EarnedBucket]:
+    """Compute `earnings_hourly` anew for the full hours of `window`.
+
+    `tokens`: node -> (token that prices its native unit, tokens per native unit). A token of None means that the
+    native unit is the US dollar; a factor of None means that nobody knows what the unit is worth.
+    """
+    around = Window(window.start - LOOK_AROUND, window.end + LOOK_AROUND)
+    observations = earnings_observations(connection, around)
+    samples = price_samples(connection, around)
+    rows: list[EarnedBucket] = []
+    for node, found in observations.items():
+        token, factor = tokens.get(node, (None, None))
+        if factor is None:
+            price_at: PriceAt = _no_price
+        elif token is None:
+            price_at = _dollar
+        else:
+            price_at = price_lookup(samples.get(token, []), factor)
+        rows += earned(node, found, window, price_at)
+    connection.execute(
+        "DELETE FROM earnings_hourly WHERE ended_at > ? AND started_at < ?", [naive(window.start), naive(window.end)]
+    )
+    insert(
+        connection,
+        "earnings_hourly",
+        [
+            {
+                "node": row.node,
+                "started_at": row.window.start,
+                "ended_at": row.window.end,
+                "unit": row.unit,
+                "gross": row.amounts.gross,
+                "held": row.amounts.held,
+                "net": row.amounts.net,
+                "doubtful": row.amounts.doubtful,
+                "usd_price": row.usd_price,
+                "gross_usd": row.usd("gross"),
+                "held_usd": row.usd("held"),
+                "net_usd": row.usd("net"),
+                "doubtful_usd": row.usd("doubtful"),
+                "provenance": row.provenance.value,
+            }
+            for row in rows
+        ],
+    )
+    return rows
+
+
+def _no_price(_hour: datetime) -> Decimal | None:
+    return None
+
+
+def _dollar(_hour: datetime) -> Decimal | None:
+    return Decimal(1)
+
+
+def rebuild_features(connection: duckdb.DuckDBPyConnection, window: Window, *, curvature: float) -> int:
+    """Compute `features_hourly` anew for the hours of `window`. Returns the number of rows.
+
+    The yield is what the hour's net earnings would have been at full share, were earnings share ** curvature.
+    An hour whose share, earnings or price is unknown has an unknown yield.
+    """
+    start, end = naive(window.start), naive(window.end)
+    connection.execute("DELETE FROM features_hourly WHERE hour >= ? AND hour < ?", [start, end])
+    # A reading at the full hour tells of the hour that ends there and of the one that begins.
+    connection.execute(
+        """
+        INSERT INTO features_hourly
+        WITH hours AS (
+            SELECT node, started_at AS hour, net, net_usd, usd_price FROM earnings_hourly
+            WHERE ended_at - started_at = INTERVAL 1 HOUR AND started_at >= $start AND started_at < $end
+        ),
+        shares AS (
+            SELECT h.node, h.hour, avg(a.share) AS share
+            FROM hours h JOIN allocations_observed a ON a.node = h.node
+                AND a.observed_at >= h.hour AND a.observed_at <= h.hour + INTERVAL 62 MINUTE
+            GROUP BY ALL
+        ),
+        healths AS (
+            SELECT h.node, h.hour,
+                avg(CASE WHEN n.state IN ('healthy', 'at_risk') THEN 1.0 ELSE 0.0 END) AS healthy_fraction
+            FROM hours h JOIN node_health n ON n.node = h.node
+                AND n.observed_at >= h.hour AND n.observed_at <= h.hour + INTERVAL 62 MINUTE
+            GROUP BY ALL
+        )
+        SELECT h.node, h.hour, s.share, CAST(h.net AS DOUBLE), h.net_usd,
+            CASE WHEN s.share > 0 THEN h.net_usd / pow(s.share, $curvature) END,
+            CASE WHEN s.share > 0 THEN CAST(h.net AS DOUBLE) / pow(s.share, $curvature) END,
+            CAST(h.usd_price AS DOUBLE), e.healthy_fraction
+        FROM hours h
+        LEFT JOIN shares s USING (node, hour)
+        LEFT JOIN healths e USING (node, hour)
+        """,
+        {"start": start, "end": end, "curvature": curvature},
+    )
+    row = connection.execute(
+        "SELECT count(*) FROM features_hourly WHERE hour >= ? AND hour < ?", [start, end]
+    ).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def features(connection: duckdb.DuckDBPyConnection, window: Window) -> pd.DataFrame:
+    """`features_hourly` inside `window`: one row a node and hour, `hour` in UTC with its zone."""
+    frame = connection.execute(
+        "SELECT * FROM features_hourly WHERE hour >= ? AND hour < ? ORDER BY node, hour",
+        [naive(window.start), naive(window.end)],
+    ).df()
+    hours: pd.Series[pd.Timestamp] = frame["hour"]
+    frame["hour"] = hours.dt.tz_localize("UTC")
+    return frame

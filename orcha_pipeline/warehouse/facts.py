@@ -1,0 +1,267 @@
+"""Writing and reading the raw facts: readings, prices, health, allocations, as they were observed."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import duckdb
+import pyarrow as pa  # pyright: ignore[reportMissingTypeStubs]
+
+from orcha_pipeline.model import (
+    Amounts,
+    EarningsBucket,
+    EarningsCounter,
+    EarningsObservation,
+    Node,
+    NodeReading,
+    PriceReading,
+    Provenance,
+    UsageReading,
+    Window,
+    slot_of,
+)
+
+Row = Mapping[str, Any]
+
+
+def naive(moment: datetime | None) -> datetime | None:
+    """An aware time as the warehouse keeps it: UTC without zone."""
+    return None if moment is None else moment.astimezone(UTC).replace(tzinfo=None)
+
+
+def aware(moment: datetime) -> datetime:
+    """A time from the warehouse, as UTC with its zone."""
+    return moment.replace(tzinfo=UTC)
+
+
+def insert(connection: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Row]) -> int:
+    """Append `rows` (column -> value; aware times; None is NULL) to `table`. Returns how many."""
+    if not rows:
+        return 0
+    untyped: Any = connection  # what goes through Arrow has no types
+    empty = untyped.execute(f"SELECT * FROM {table} LIMIT 0").to_arrow_table()  # noqa: S608 (our own names)
+    cleaned = [
+        {column: naive(value) if isinstance(value, datetime) else value for column, value in row.items()}
+        for row in rows
+    ]
+    arrow: Any = pa
+    untyped.register("incoming_rows", arrow.Table.from_pylist(cleaned, schema=empty.schema))
+    try:
+        connection.execute(f"INSERT INTO {table} SELECT * FROM incoming_rows")  # noqa: S608
+    finally:
+        connection.unregister("incoming_rows")
+    return len(rows)
+
+
+def _money(amount: Decimal | None) -> Decimal | None:
+    # The column keeps 18 places, the finest unit any of the protocols knows (wei).
+    return None if amount is None else amount.quantize(Decimal("1e-18"))
+
+
+def _earnings_row(node: str, item: EarningsObservation, slot: datetime) -> Row:
+    bucket = isinstance(item, EarningsBucket)
+    return {
+        "node": node,
+        "slot": slot,
+        "observed_at": item.observed_at,
+        "stream": item.stream,
+        "kind": "bucket" if bucket else "counter",
+        "started_at": item.window.start if bucket else item.since,
+        "ended_at": item.window.end if bucket else None,
+        "unit": item.unit,
+        "gross": _money(item.amounts.gross),
+        "held": _money(item.amounts.held),
+        "net": _money(item.amounts.net),
+        "doubtful": _money(item.amounts.doubtful),
+        "provenance": item.provenance.value,
+        "source": item.source,
+    }
+
+
+def _usage_row(subject: str, observed_at: datetime, item: UsageReading, slot: datetime) -> Row:
+    return {
+        "node": subject,
+        "slot": slot,
+        "observed_at": observed_at,
+        "metric": item.metric,
+        "value": item.value,
+        "provenance": item.provenance.value,
+        "source": item.source,
+    }
+
+
+def _replace(connection: duckdb.DuckDBPyConnection, table: str, subject: str, rows: Sequence[Row]) -> int:
+    """Append `rows`; what the table held for the same subjects (a node, a token) and slots goes."""
+    if not rows:
+        return 0
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE incoming AS SELECT * FROM {table} LIMIT 0")  # noqa: S608
+    insert(connection, "incoming", rows)
+    connection.execute(
+        f"DELETE FROM {table} USING (SELECT DISTINCT {subject}, slot FROM incoming) i "  # noqa: S608
+        f"WHERE {table}.{subject} = i.{subject} AND {table}.slot = i.slot"
+    )
+    connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")  # noqa: S608
+    connection.execute("DROP TABLE incoming")
+    return len(rows)
+
+
+def record_readings(connection: duckdb.DuckDBPyConnection, readings: Sequence[NodeReading]) -> dict[str, int]:
+    """Write node readings; what a node told before in the same slot is replaced. Returns rows written per table."""
+    rows: dict[str, list[Row]] = {t: [] for t in ("earnings", "resource_usage", "node_health", "allocations_observed")}
+    for reading in readings:
+        slot = slot_of(reading.observed_at)
+        rows["earnings"] += [_earnings_row(reading.node, item, slot) for item in reading.earnings]
+        rows["resource_usage"] += [_usage_row(reading.node, reading.observed_at, u, slot) for u in reading.usage]
+        health = reading.health
+        rows["node_health"].append(
+            {
+                "node": reading.node,
+                "slot": slot,
+                "observed_at": reading.observed_at,
+                "state": health.state.value,
+                "reason": health.reason,
+                "error_kind": health.error_kind,
+                "latency_seconds": health.latency_seconds,
+                "version": health.version,
+                "scores": json.dumps(dict(health.scores), sort_keys=True),
+            }
+        )
+        if reading.allocation is not None:
+            now = reading.allocation
+            rows["allocations_observed"].append(
+                {
+                    "node": reading.node,
+                    "slot": slot,
+                    "observed_at": reading.observed_at,
+                    "lever": now.lever,
+                    "value": now.value,
+                    "unit": now.unit,
+                    "share": now.share,
+                    "provenance": now.provenance.value,
+                    "source": now.source,
+                }
+            )
+    return {table: _replace(connection, table, "node", found) for table, found in rows.items()}
+
+
+def record_earnings_history(
+    connection: duckdb.DuckDBPyConnection, node: str, observations: Sequence[EarningsObservation]
+) -> int:
+    """Write what a node remembers of its past. Stretches already on record are replaced, live readings stay."""
+    for item in observations:
+        if isinstance(item, EarningsBucket):
+            connection.execute(
+                "DELETE FROM earnings WHERE node = ? AND stream = ? AND kind = 'bucket' AND started_at = ? "
+                "AND ended_at = ?",
+                [node, item.stream, naive(item.window.start), naive(item.window.end)],
+            )
+    # A past bucket belongs to the slot it began in, wherever it was read, so that asking again replaces it.
+    rows = [
+        _earnings_row(node, item, slot_of(item.window.start if isinstance(item, EarningsBucket) else item.observed_at))
+        for item in observations
+    ]
+    return insert(connection, "earnings", rows)
+
+
+def record_host_usage(
+    connection: duckdb.DuckDBPyConnection, host: str, observed_at: datetime, usage: Sequence[UsageReading]
+) -> int:
+    """Write the machine's own metrics under the subject `host:NAME`."""
+    subject, slot = f"host:{host}", slot_of(observed_at)
+    rows = [_usage_row(subject, observed_at, item, slot) for item in usage]
+    return _replace(connection, "resource_usage", "node", rows)
+
+
+def _price_row(price: PriceReading) -> Row:
+    return {
+        "token": price.token,
+        "slot": slot_of(price.observed_at),
+        "observed_at": price.observed_at,
+        "usd": _money(price.usd),
+        "priced_at": price.priced_at,
+        "provenance": price.provenance.value,
+        "source": price.source,
+    }
+
+
+def record_prices(connection: duckdb.DuckDBPyConnection, prices: Sequence[PriceReading]) -> int:
+    """Write prices; a token's slot that is on record is replaced."""
+    return _replace(connection, "prices", "token", [_price_row(price) for price in prices])
+
+
+def record_nodes(connection: duckdb.DuckDBPyConnection, nodes: Sequence[Node], seen_at: datetime) -> None:
+    """Keep the inventory of nodes the readings belong to."""
+    for node in nodes:
+        connection.execute(
+            "INSERT INTO nodes VALUES (?, ?, ?, ?, ?) ON CONFLICT (node) DO UPDATE SET "
+            "protocol = excluded.protocol, host = excluded.host, simulated = excluded.simulated",
+            [node.name, node.protocol, node.host, node.simulated, naive(seen_at)],
+        )
+
+
+def last_observed(connection: duckdb.DuckDBPyConnection, before_slot: datetime) -> dict[str, datetime]:
+    """When each node last told its earnings in a slot before `before_slot`."""
+    rows = connection.execute(
+        "SELECT node, max(observed_at) FROM earnings WHERE slot < ? GROUP BY node", [naive(before_slot)]
+    ).fetchall()
+    return {node: aware(moment) for node, moment in rows}
+
+
+def earnings_observations(
+    connection: duckdb.DuckDBPyConnection, window: Window
+) -> dict[str, list[EarningsObservation]]:
+    """Node -> what it reported inside `window`, in order of time."""
+    rows = connection.execute(
+        "SELECT node, observed_at, stream, kind, started_at, ended_at, unit, gross, held, net, doubtful, provenance, "
+        "source FROM earnings WHERE (observed_at >= ? AND observed_at <= ?) OR (started_at >= ? AND ended_at <= ?) "
+        "ORDER BY node, observed_at",
+        [naive(window.start), naive(window.end), naive(window.start), naive(window.end)],
+    ).fetchall()
+    found: dict[str, list[EarningsObservation]] = {}
+    for node, observed, stream, kind, start, end, unit, gross, held, net, doubtful, provenance, source in rows:
+        amounts = Amounts(gross=gross, held=held, net=net, doubtful=doubtful)
+        if kind == "bucket":
+            item: EarningsObservation = EarningsBucket(
+                stream=stream,
+                observed_at=aware(observed),
+                window=Window(aware(start), aware(end)),
+                unit=unit,
+                amounts=amounts,
+                provenance=Provenance(provenance),
+                source=source,
+            )
+        else:
+            item = EarningsCounter(
+                stream=stream,
+                observed_at=aware(observed),
+                since=None if start is None else aware(start),
+                unit=unit,
+                amounts=amounts,
+                provenance=Provenance(provenance),
+                source=source,
+            )
+        found.setdefault(node, []).append(item)
+    return found
+
+
+def price_samples(connection: duckdb.DuckDBPyConnection, window: Window) -> dict[str, list[tuple[datetime, Decimal]]]:
+    """Token -> (observed_at, USD) of usable prices inside `window`, in order of time."""
+    rows = connection.execute(
+        "SELECT token, observed_at, usd FROM prices WHERE usd IS NOT NULL AND observed_at >= ? AND observed_at <= ? "
+        "ORDER BY token, observed_at",
+        [naive(window.start), naive(window.end)],
+    ).fetchall()
+    found: dict[str, list[tuple[datetime, Decimal]]] = {}
+    for token, observed, usd in rows:
+        found.setdefault(token, []).append((aware(observed), usd))
+    return found
+
+
+def last_prices(connection: duckdb.DuckDBPyConnection) -> dict[str, Decimal]:
+    """Token -> the last usable price on record, USD."""
+    rows = connection.execute(
+        "SELECT token, arg_max(usd, observed_at) FROM prices WHERE usd IS NOT NULL GROUP BY token"
+    ).fetchall()
+    return dict(rows)

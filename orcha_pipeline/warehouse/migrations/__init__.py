@@ -1,0 +1,1 @@
+"""Numbered SQL scripts, each run once, in order."""

@@ -1,0 +1,148 @@
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orcha_pipeline.earnings import MAX_GAP, EarnedBucket, earned
+from orcha_pipeline.model import HOUR, Amounts, EarningsBucket, EarningsCounter, EarningsObservation, Provenance, Window
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def at(hours: float) -> datetime:
+    return START + timedelta(hours=hours)
+
+
+def counter(hours, net, *, stream="total", since=None, provenance=Provenance.MEASURED) -> EarningsCounter:
+    amount = None if net is None else Decimal(str(net))
+    return EarningsCounter(
+        stream=stream,
+        observed_at=at(hours),
+        since=since,
+        unit="GLM",
+        amounts=Amounts(gross=amount, held=Decimal(0), net=amount, doubtful=Decimal(0)),
+        provenance=provenance,
+        source="test",
+    )
+
+
+def bucket(start, end, net, *, observed=None) -> EarningsBucket:
+    return EarningsBucket(
+        stream="notes",
+        observed_at=at(end if observed is None else observed),
+        window=Window(at(start), at(end)),
+        unit="GLM",
+        amounts=Amounts(gross=Decimal(str(net)), held=Decimal(0), net=Decimal(str(net)), doubtful=Decimal(0)),
+        provenance=Provenance.MEASURED,
+        source="test",
+    )
+
+
+def hours_of(observations: list[EarningsObservation], start=0, end=4, price=Decimal(2)) -> list[EarnedBucket]:
+    return earned("node", observations, Window(at(start), at(end)), lambda _hour: price)
+
+
+def nets(rows: list[EarnedBucket]) -> list[Decimal | None]:
+    return [row.amounts.net for row in rows]
+
+
+def test_a_counter_read_at_full_hours_gives_its_differences():
+    rows = hours_of([counter(h, 10 + h) for h in range(5)])
+    assert nets(rows) == [1, 1, 1, 1]
+    assert {row.provenance for row in rows} == {Provenance.MEASURED}
+
+
+def test_a_price_move_alone_earns_nothing():
+    prices = iter([Decimal(1), Decimal(5), Decimal(9), Decimal(2)])
+    rows = earned("node", [counter(h, 7) for h in range(5)], Window(at(0), at(4)), lambda _h: next(prices))
+    assert [row.usd("net") for row in rows] == [0, 0, 0, 0]
+
+
+def test_readings_seconds_after_the_hour_still_count_as_measured():
+    rows = hours_of([counter(h + 5 / 3600, 10 + h) for h in range(5)], start=1)
+    assert all(row.provenance is Provenance.MEASURED for row in rows)
+    assert all(abs(row.amounts.net - 1) < Decimal("1e-12") for row in rows if row.amounts.net is not None)
+
+
+def test_readings_between_hours_are_interpolated_and_said_to_be_our_estimate():
+    rows = hours_of([counter(0.5, 0), counter(1.5, 2), counter(2.5, 4)], start=1, end=2)
+    assert nets(rows) == [2]
+    assert rows[0].provenance is Provenance.OUR_ESTIMATE
+
+
+def test_a_gap_stays_unknown_by_the_hour_and_keeps_its_amount_as_one_coarse_bucket():
+    rows = hours_of([counter(0, 0), counter(1, 1), counter(4, 10)])
+    fine = [row for row in rows if row.window.hours == 1]
+    coarse = [row for row in rows if row.window.hours > 1]
+    assert nets(fine) == [1, None, None, None]
+    assert [(row.window.start, row.window.end, row.amounts.net) for row in coarse] == [(at(1), at(4), Decimal(9))]
+
+
+def test_a_month_that_turns_loses_nothing_when_the_old_total_is_still_told():
+    old = [counter(h, v, stream="2026-02") for h, v in [(0, 100), (1, 101), (2, Decimal("102.4")), (3, Decimal("102.4"))]]
+    new = [counter(h, v, stream="2026-03", since=at(1.5)) for h, v in [(2, Decimal("0.6")), (3, Decimal("1.6"))]]
+    assert nets(hours_of([*old, *new], end=3)) == [1, 2, 1]
+
+
+def test_a_stream_missing_from_the_last_reading_makes_the_hour_unknown_not_smaller():
+    both = [counter(h, h, stream=s) for s in "ab" for h in range(3)]
+    rows = hours_of([*both, counter(3, 3, stream="a")], end=3)
+    assert nets(rows) == [2, 2, None]
+
+
+def test_a_stream_that_no_longer_grows_has_ended():
+    a = [counter(h, h, stream="a") for h in range(4)]
+    b = [counter(0, 5, stream="b"), counter(1, 5, stream="b")]
+    assert nets(hours_of([*a, *b], end=3)) == [1, 1, 1]
+
+
+def test_an_epoch_that_follows_another_closes_it():
+    old = [counter(h, h, stream="epoch 1") for h in range(2)]
+    new = [counter(h, h - 1, stream="epoch 2", since=at(1)) for h in (2, 3)]
+    assert nets(hours_of([*old, *new], end=3)) == [1, 1, 1]
+
+
+def test_buckets_cut_by_the_hour_are_shared_out_and_coarse_ones_keep_their_length():
+    rows = hours_of([bucket(-0.5, 0.5, 2), bucket(0.5, 1, 1), bucket(1, 4, 9)])
+    fine = [row for row in rows if row.window.hours == 1]
+    assert nets(fine) == [2, None, None, None]
+    assert fine[0].provenance is Provenance.OUR_ESTIMATE
+    assert [row.amounts.net for row in rows if row.window.hours > 1] == [9]
+
+
+def test_buckets_read_twice_are_not_counted_twice():
+    rows = hours_of([bucket(0, 1, 3), bucket(0, 1, 3, observed=1.2), bucket(0.5, 2, 3)], end=2)
+    assert nets(rows)[0] == 3
+
+
+def test_an_unknown_amount_is_unknown_in_every_sum():
+    rows = hours_of([counter(0, 0), counter(1, None), counter(2, 3)], end=2)
+    assert nets(rows) == [None, None]
+
+
+def test_without_a_price_native_amounts_stay_and_dollars_are_unknown():
+    rows = hours_of([counter(0, 0), counter(1, 1)], end=1, price=None)
+    assert nets(rows) == [1]
+    assert rows[0].usd("net") is None
+
+
+@given(
+    st.lists(st.integers(5, int(MAX_GAP.total_seconds() // 60)), min_size=2, max_size=60),
+    st.data(),
+)
+def test_hours_add_up_to_the_counter_whenever_it_was_read(gaps, data):
+    steps = [Decimal(data.draw(st.integers(0, 10**6))) for _ in gaps]
+    moment, total, readings = START, Decimal(0), [counter(0, 0)]
+    for gap, step in zip(gaps, steps, strict=True):
+        moment, total = moment + timedelta(minutes=gap), total + step
+        readings.append(counter((moment - START) / HOUR, total))
+    full = (moment - START) // HOUR
+    rows = earned("node", readings, Window(START, START + full * HOUR), lambda _h: Decimal(1))
+    known = [row.amounts.net for row in rows]
+    assert len(known) == full
+    assert None not in known
+    after = next(r for r in readings if r.observed_at >= START + full * HOUR)
+    before = [r for r in readings if r.observed_at <= START + full * HOUR][-1]
+    summed = sum(known, Decimal(0))
+    assert before.amounts.net - Decimal("1e-9") <= summed <= after.amounts.net + Decimal("1e-9")

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal, localcontext
 from itertools import pairwise
 
 from orcha_pipeline.model import (
@@ -27,6 +27,9 @@ from orcha_pipeline.model import (
 MAX_GAP = timedelta(minutes=100)
 EDGE_TOLERANCE = timedelta(minutes=2)
 """A reading this close to the full hour counts as read at it."""
+
+_EXACT = Context(prec=60)
+"""Python's 28 digits would round billions of tokens counted in wei."""
 
 _WORST_FIRST = (Provenance.UNKNOWN, Provenance.OUR_ESTIMATE, Provenance.NODE_ESTIMATE, Provenance.MEASURED)
 _KINDS = ("gross", "held", "net", "doubtful")
@@ -154,6 +157,13 @@ def earned(
     """
     if not observations:
         return []
+    with localcontext(_EXACT):
+        return _earned(node, observations, window, price_at)
+
+
+def _earned(
+    node: str, observations: Sequence[EarningsObservation], window: Window, price_at: PriceAt
+) -> list[EarnedBucket]:
     counters: dict[str, list[EarningsCounter]] = defaultdict(list)
     buckets: dict[str, list[EarningsBucket]] = defaultdict(list)
     for item in sorted(observations, key=lambda o: o.observed_at):

@@ -10,7 +10,7 @@ import pandas as pd
 
 from orcha_pipeline.earnings import EarnedBucket, PriceAt, earned
 from orcha_pipeline.model import HOUR, Window
-from orcha_pipeline.warehouse.facts import earnings_observations, insert, naive, price_samples
+from orcha_pipeline.warehouse.facts import earnings_observations, insert, naive, price_samples, scalar
 
 PRICE_STALE_AFTER = timedelta(hours=2)
 LOOK_AROUND = timedelta(hours=26)
@@ -129,10 +129,7 @@ def rebuild_features(connection: duckdb.DuckDBPyConnection, window: Window, *, c
         """,
         {"start": start, "end": end, "curvature": curvature},
     )
-    row = connection.execute(
-        "SELECT count(*) FROM features_hourly WHERE hour >= ? AND hour < ?", [start, end]
-    ).fetchone()
-    return 0 if row is None else int(row[0])
+    return int(scalar(connection, "SELECT count(*) FROM features_hourly WHERE hour >= ? AND hour < ?", [start, end]))
 
 
 def features(connection: duckdb.DuckDBPyConnection, window: Window) -> pd.DataFrame:

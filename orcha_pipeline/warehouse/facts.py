@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 
 import duckdb
@@ -41,7 +41,7 @@ def insert(connection: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Row
     if not rows:
         return 0
     untyped: Any = connection  # what goes through Arrow has no types
-    empty = untyped.execute(f"SELECT * FROM {table} LIMIT 0").to_arrow_table()  # noqa: S608 (our own names)
+    empty = untyped.sql(f"SELECT * FROM {table} LIMIT 0").to_arrow_table()  # noqa: S608 (our own names)
     cleaned = [
         {column: naive(value) if isinstance(value, datetime) else value for column, value in row.items()}
         for row in rows
@@ -55,9 +55,17 @@ def insert(connection: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Row
     return len(rows)
 
 
+def scalar(connection: duckdb.DuckDBPyConnection, query: str, parameters: Sequence[object] = ()) -> Any:
+    """The one value a query gives. All rows are fetched: a half-read result would block the connection."""
+    return connection.execute(query, list(parameters)).fetchall()[0][0]
+
+
+_COLUMN = Context(prec=38)
+"""The columns keep 38 digits, 18 of them behind the point: wei, the finest unit any of the protocols knows."""
+
+
 def _money(amount: Decimal | None) -> Decimal | None:
-    # The column keeps 18 places, the finest unit any of the protocols knows (wei).
-    return None if amount is None else amount.quantize(Decimal("1e-18"))
+    return None if amount is None else amount.quantize(Decimal("1e-18"), context=_COLUMN)
 
 
 def _earnings_row(node: str, item: EarningsObservation, slot: datetime) -> Row:

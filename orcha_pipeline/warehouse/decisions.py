@@ -1,0 +1,293 @@
+"""Models, forecasts, plans, decisions, applications and anomalies: what Orcha concluded and did, as rows."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+import duckdb
+
+from orcha_pipeline.model import ApplicationStatus, Gate, HealthState, Verdict, YieldForecast
+from orcha_pipeline.warehouse.facts import aware, insert, naive, scalar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRow:
+    """A trained model version. `path` is the exported model's folder below the data folder."""
+
+    protocol: str
+    version: str
+    kind: str
+    trained_at: datetime
+    mlflow_run_id: str
+    dagster_run_id: str
+    data_start: datetime
+    data_end: datetime
+    data_hash: str
+    metrics: Mapping[str, float]
+    path: str
+    champion: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecidedAllocation:
+    """One node's line of a decision. Shares and values None: unknown."""
+
+    node: str
+    yield_usd: float | None
+    share_now: float | None
+    share_planned: float | None
+    lever: str | None
+    value_now: float | None
+    value_planned: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRow:
+    """A decision as it is kept, with a line a node."""
+
+    decision_id: str
+    host: str
+    decided_at: datetime
+    verdict: Verdict
+    gain_usd_per_hour: float | None
+    gain_percent: float | None
+    switching_cost_usd: float | None
+    confidence: float | None
+    gates: tuple[Gate, ...]
+    reason: str
+    dagster_run_id: str
+    allocations: tuple[DecidedAllocation, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplicationRow:
+    """How the carrying out of a decision went."""
+
+    application_id: str
+    decision_id: str
+    started_at: datetime
+    ended_at: datetime | None
+    status: ApplicationStatus
+    reason: str
+    dagster_run_id: str
+
+
+Connection = duckdb.DuckDBPyConnection
+
+
+def _rows(connection: Connection, query: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
+    result = connection.execute(query, list(parameters))
+    columns = [column[0] for column in result.description or []]
+    return [
+        {name: aware(value) if isinstance(value, datetime) else value for name, value in zip(columns, row, strict=True)}
+        for row in result.fetchall()
+    ]
+
+
+def count_features(connection: Connection) -> int:
+    """Node-hours on record."""
+    return int(scalar(connection, "SELECT count(*) FROM features_hourly"))
+
+
+def record_model(connection: Connection, model: ModelRow) -> None:
+    """Add a model version; a new champion takes the title from the protocol's old one."""
+    if model.champion:
+        connection.execute("UPDATE models SET champion = false WHERE protocol = ?", [model.protocol])
+    insert(connection, "models", [{**asdict(model), "metrics": json.dumps(dict(model.metrics), sort_keys=True)}])
+
+
+def champions(connection: Connection) -> dict[str, ModelRow]:
+    """Protocol -> the model version that is served."""
+    rows = _rows(connection, "SELECT * FROM models WHERE champion ORDER BY protocol")
+    for row in rows:
+        row["metrics"] = json.loads(row["metrics"])
+    return {row["protocol"]: ModelRow(**row) for row in rows}
+
+
+def record_forecasts(connection: Connection, forecasts: Sequence[YieldForecast]) -> int:
+    """Write forecasts, a row a node and hour; the same node's forecast of the same moment is replaced."""
+    for item in forecasts:
+        connection.execute("DELETE FROM forecasts WHERE node = ? AND issued_at = ?", [item.node, naive(item.issued_at)])
+    return insert(
+        connection,
+        "forecasts",
+        [
+            {
+                "issued_at": item.issued_at,
+                "node": item.node,
+                "hour": hour,
+                "p10": p10,
+                "p50": p50,
+                "p90": p90,
+                "model": item.model,
+                "version": item.version,
+                "note": item.note,
+            }
+            for item in forecasts
+            for hour, p10, p50, p90 in zip(item.hours, item.p10, item.p50, item.p90, strict=True)
+        ],
+    )
+
+
+def latest_forecasts(connection: Connection, *, since: datetime) -> dict[str, YieldForecast]:
+    """Node -> its latest forecast issued at `since` or later."""
+    rows = _rows(
+        connection,
+        "SELECT f.* FROM forecasts f JOIN (SELECT node, max(issued_at) AS issued_at FROM forecasts "
+        "WHERE issued_at >= ? GROUP BY node) l USING (node, issued_at) ORDER BY node, hour",
+        [naive(since)],
+    )
+    by_node: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_node.setdefault(row["node"], []).append(row)
+    return {
+        node: YieldForecast(
+            node=node,
+            issued_at=found[0]["issued_at"],
+            hours=tuple(row["hour"] for row in found),
+            p10=tuple(row["p10"] for row in found),
+            p50=tuple(row["p50"] for row in found),
+            p90=tuple(row["p90"] for row in found),
+            model=found[0]["model"],
+            version=found[0]["version"],
+            note=found[0]["note"],
+        )
+        for node, found in by_node.items()
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeState:
+    """The last that was read of a node."""
+
+    observed_at: datetime
+    state: HealthState
+    reason: str
+    share: float | None
+    value: float | None
+
+
+def node_states(connection: Connection, *, since: datetime) -> dict[str, NodeState]:
+    """Node -> its health and allocation as last read at `since` or later.
+
+    The share is the one of the same reading: what a node had before it fell silent is not what it has now.
+    """
+    rows = _rows(
+        connection,
+        "SELECT h.node, h.observed_at, h.state, h.reason, a.share, a.value FROM node_health h "
+        "LEFT JOIN allocations_observed a ON a.node = h.node AND a.observed_at = h.observed_at "
+        "WHERE h.observed_at >= ? QUALIFY row_number() OVER (PARTITION BY h.node ORDER BY h.observed_at DESC) = 1",
+        [naive(since)],
+    )
+    return {
+        row["node"]: NodeState(
+            observed_at=row["observed_at"],
+            state=HealthState(row["state"]),
+            reason=row["reason"],
+            share=row["share"],
+            value=row["value"],
+        )
+        for row in rows
+    }
+
+
+def record_decision(connection: Connection, decision: DecisionRow) -> None:
+    """Add a decision and its lines."""
+    kept = asdict(decision)
+    lines = kept.pop("allocations")
+    kept["verdict"] = decision.verdict.value
+    kept["gates"] = json.dumps([asdict(gate) for gate in decision.gates])
+    insert(connection, "decisions", [kept])
+    insert(connection, "decision_allocations", [{"decision_id": decision.decision_id, **line} for line in lines])
+
+
+def _decisions(connection: Connection, where: str, parameters: Sequence[object]) -> list[DecisionRow]:
+    found: list[DecisionRow] = []
+    for row in _rows(connection, f"SELECT * FROM decisions {where}", parameters):  # noqa: S608 (our own text)
+        lines = _rows(
+            connection,
+            "SELECT * EXCLUDE (decision_id) FROM decision_allocations WHERE decision_id = ? ORDER BY node",
+            [row["decision_id"]],
+        )
+        row["verdict"] = Verdict(row["verdict"])
+        row["gates"] = tuple(Gate(**gate) for gate in json.loads(row["gates"]))
+        row["allocations"] = tuple(DecidedAllocation(**line) for line in lines)
+        found.append(DecisionRow(**row))
+    return found
+
+
+def latest_decisions(connection: Connection) -> list[DecisionRow]:
+    """The last decision of each host."""
+    return _decisions(
+        connection, "QUALIFY row_number() OVER (PARTITION BY host ORDER BY decided_at DESC) = 1 ORDER BY host", []
+    )
+
+
+def decision(connection: Connection, decision_id: str) -> DecisionRow | None:
+    """One decision, or None."""
+    found = _decisions(connection, "WHERE decision_id = ?", [decision_id])
+    return found[0] if found else None
+
+
+def unapplied(connection: Connection) -> list[str]:
+    """Ids of the hosts' last decisions that say reallocate and have not been carried out to an end."""
+    ended = {a.decision_id for a in _applications(connection, "WHERE ended_at IS NOT NULL")}
+    return [
+        d.decision_id
+        for d in latest_decisions(connection)
+        if d.verdict is Verdict.REALLOCATE and d.decision_id not in ended
+    ]
+
+
+def _applications(connection: Connection, where: str, parameters: Sequence[object] = ()) -> list[ApplicationRow]:
+    rows = _rows(connection, f"SELECT * FROM applications {where}", parameters)  # noqa: S608 (our own text)
+    for row in rows:
+        row["status"] = ApplicationStatus(row["status"])
+    return [ApplicationRow(**row) for row in rows]
+
+
+def latest_applications(connection: Connection) -> list[ApplicationRow]:
+    """How the hosts' last decisions were carried out, where they were."""
+    ids = [d.decision_id for d in latest_decisions(connection)]
+    return _applications(connection, "WHERE decision_id IN (SELECT unnest(?)) ORDER BY started_at", [ids])
+
+
+def begin_application(connection: Connection, application: ApplicationRow) -> bool:
+    """Claim a decision. False if it was claimed before: a decision is applied once, whoever asks again."""
+    if scalar(connection, "SELECT count(*) FROM applications WHERE decision_id = ?", [application.decision_id]):
+        return False
+    insert(connection, "applications", [{**asdict(application), "status": application.status.value}])
+    return True
+
+
+def end_application(
+    connection: Connection, application_id: str, *, status: ApplicationStatus, reason: str, ended_at: datetime
+) -> None:
+    """Write how an application ended."""
+    connection.execute(
+        "UPDATE applications SET status = ?, reason = ?, ended_at = ? WHERE application_id = ?",
+        [status.value, reason, naive(ended_at), application_id],
+    )
+
+
+def applied_at(connection: Connection, host: str, *, since: datetime) -> list[datetime]:
+    """When allocations of `host` were changed, at `since` or later; a change that was rolled back counts too."""
+    rows = _rows(
+        connection,
+        "SELECT a.started_at FROM applications a JOIN decisions d USING (decision_id) "
+        "WHERE d.host = ? AND a.started_at >= ? AND a.status <> 'dropped' ORDER BY a.started_at",
+        [host, naive(since)],
+    )
+    return [row["started_at"] for row in rows]
+
+
+def last_changes(connection: Connection) -> dict[str, datetime]:
+    """Node -> when its lever was last moved."""
+    rows = _rows(
+        connection,
+        "SELECT node, max(started_at) AS moved_at FROM application_steps WHERE status = 'done' GROUP BY node",
+    )
+    return {row["node"]: row["moved_at"] for row in rows}

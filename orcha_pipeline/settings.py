@@ -1,15 +1,14 @@
-"""`orcha.toml` and the environment as one typed `Settings`.
+"""Everything an operator can set, as one typed `Settings`: keys, units, ranges and defaults.
 
-Order of precedence: environment (`ORCHA_PLANNER__HOLD_MINUTES=30`), then the file, then the defaults here.
-The file is the one named by `ORCHA_CONFIG`, else `orcha.toml` in the working directory, else none.
+Where the values come from (`orcha.toml`, the environment) is told and read in `settings_file`.
 """
 
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from orcha_pipeline.model import Host, Node, Resources
 
@@ -18,10 +17,21 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Amount = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
-class Section(BaseModel):
-    """A table of the file. Unknown keys are errors: a misspelt limit must not be ignored."""
+def _no_truth_value(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a number, not true or false")  # noqa: TRY004 (pydantic collects ValueError alone)
+    return value
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+# Strictness is off where text is how the value is written: paths, and prices that come from the environment.
+UsdPrice = Annotated[float, BeforeValidator(_no_truth_value), Field(gt=0, allow_inf_nan=False, strict=False)]
+FilePath = Annotated[Path, Field(strict=False)]
+
+
+class Section(BaseModel):
+    """A table of the file. Unknown keys and wrong types are errors: a misspelt limit must not be ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class ResourceSettings(Section):
@@ -96,7 +106,7 @@ class PriceSettings(Section):
     url: str = "https://api.coingecko.com/api/v3"
     api_key: SecretStr | None = None
     stale_after_minutes: Annotated[float, Field(gt=0)] = 60.0
-    pinned: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    pinned: dict[str, UsdPrice] = {}
 
 
 class PlannerSettings(Section):
@@ -134,9 +144,9 @@ class TestnetSettings(Section):
 
     port: Annotated[int, Field(ge=1, le=65535)] = 8414
     seed: int = 1
-    world: Path | None = None
+    world: FilePath | None = None
     """A world folder to play instead of the seeded one."""
-    prices: Path | None = None
+    prices: FilePath | None = None
     """Hourly token prices (`unique_id, ds, y`) to play instead of the seeded ones."""
     history_days: Annotated[int, Field(ge=2, le=365)] = 28
 
@@ -150,18 +160,35 @@ class ServiceSettings(Section):
 
 
 class Settings(BaseSettings):
-    """Everything an operator can set."""
+    """Everything an operator can set. Made from its arguments alone: `settings_file.load_settings` reads the rest."""
 
-    model_config = SettingsConfigDict(env_prefix="ORCHA_", env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="ORCHA_", env_nested_delimiter="__", extra="forbid", frozen=True, strict=True
+    )
 
-    home: Path = Path(".orcha")
-    hosts: tuple[HostSettings, ...] = ()
-    nodes: tuple[NodeSettings, ...] = ()
+    home: FilePath = Path(".orcha")
+    cycle_cron: str = "*/15 * * * *"
+    """When a cycle runs: a cron expression in UTC."""
+    hosts: Annotated[tuple[HostSettings, ...], Field(strict=False)] = ()
+    nodes: Annotated[tuple[NodeSettings, ...], Field(strict=False)] = ()
     prices: PriceSettings = PriceSettings()
     planner: PlannerSettings = PlannerSettings()
     forecast: ForecastSettings = ForecastSettings()
     testnet: TestnetSettings = TestnetSettings()
     services: ServiceSettings = ServiceSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The arguments only, so that a stray variable cannot change settings made in code."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
 
     @property
     def warehouse_path(self) -> Path:

@@ -8,9 +8,8 @@ import dagster as dg
 from orcha_pipeline.assets.ingest import OWNERS, PRICES, fact_keys
 from orcha_pipeline.model import HOUR, Window, hour_of
 from orcha_pipeline.protocols.registry import make_adapter
-from orcha_pipeline.protocols.resource import NodesResource
+from orcha_pipeline.resources import NodesResource, WarehouseResource
 from orcha_pipeline.warehouse.derived import rebuild_earnings_hourly, rebuild_features
-from orcha_pipeline.warehouse.resource import WarehouseResource
 
 EARNINGS_HOURLY = dg.AssetKey(["earnings_hourly"])
 FEATURES = dg.AssetKey(["features"])

@@ -10,8 +10,7 @@ from orcha_pipeline.clock import SystemClock
 from orcha_pipeline.ingest import IngestReport, ingest_history, ingest_now, ingest_time_lapse
 from orcha_pipeline.installation import SteppedClock
 from orcha_pipeline.model import Window
-from orcha_pipeline.protocols.resource import NodesResource
-from orcha_pipeline.warehouse.resource import WarehouseResource
+from orcha_pipeline.resources import NodesResource, WarehouseResource
 
 FACTS = {
     "earnings": "What the nodes say they earned: running totals and dated amounts, in their own unit.",
@@ -86,7 +85,7 @@ def build_ingest(protocols: Sequence[str]) -> dg.AssetsDefinition:
             else:
                 report = IngestReport()
                 now = clock.now()
-                if window.start < now and window.hours > 1 or window.end <= now:
+                if window.end <= now or window.hours > 1:
                     report = ingest_history(installation, store, adapters, prices, window=window)
                 if window.start <= now < window.end:
                     report = report.plus(ingest_now(installation, store, adapters, prices))

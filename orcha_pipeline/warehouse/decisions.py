@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import duckdb
@@ -161,37 +161,67 @@ def latest_forecasts(connection: Connection, *, since: datetime) -> dict[str, Yi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeState:
-    """The last that was read of a node."""
+    """The last that was read of a node.
+
+    The share may be older than the health: a node that fell silent keeps its limits, so its last known share is what
+    counts against the host.
+    """
 
     observed_at: datetime
     state: HealthState
     reason: str
     share: float | None
-    value: float | None
+    share_observed_at: datetime | None
+
+    @property
+    def share_is_current(self) -> bool:
+        """Whether the share was read together with the health."""
+        return self.share is not None and self.share_observed_at == self.observed_at
+
+
+LAST_SHARE_COUNTS_FOR = timedelta(days=7)
 
 
 def node_states(connection: Connection, *, since: datetime) -> dict[str, NodeState]:
-    """Node -> its health and allocation as last read at `since` or later.
-
-    The share is the one of the same reading: what a node had before it fell silent is not what it has now.
-    """
+    """Node -> its health as last read at `since` or later, and its last known share."""
     rows = _rows(
         connection,
-        "SELECT h.node, h.observed_at, h.state, h.reason, a.share, a.value FROM node_health h "
-        "LEFT JOIN allocations_observed a ON a.node = h.node AND a.observed_at = h.observed_at "
-        "WHERE h.observed_at >= ? QUALIFY row_number() OVER (PARTITION BY h.node ORDER BY h.observed_at DESC) = 1",
-        [naive(since)],
+        "SELECT h.node, h.observed_at, h.state, h.reason, a.share, a.share_observed_at FROM node_health h LEFT JOIN ("
+        "  SELECT node, arg_max(share, observed_at) AS share, max(observed_at) AS share_observed_at "
+        "  FROM allocations_observed WHERE share IS NOT NULL AND observed_at >= ? GROUP BY node"
+        ") a USING (node) WHERE h.observed_at >= ? "
+        "QUALIFY row_number() OVER (PARTITION BY h.node ORDER BY h.observed_at DESC) = 1",
+        [naive(since - LAST_SHARE_COUNTS_FOR), naive(since)],
     )
-    return {
-        row["node"]: NodeState(
-            observed_at=row["observed_at"],
-            state=HealthState(row["state"]),
-            reason=row["reason"],
-            share=row["share"],
-            value=row["value"],
-        )
-        for row in rows
+    states: dict[str, NodeState] = {}
+    for row in rows:
+        row["state"] = HealthState(row["state"])
+        states[row.pop("node")] = NodeState(**row)
+    return states
+
+
+def record_plan(
+    connection: Connection, *, plan_id: str, host: str, planned_at: datetime, plan: str, reason: str, run_id: str
+) -> None:
+    """Keep a plan as JSON, or why there is none (`plan` empty)."""
+    row = {
+        "plan_id": plan_id,
+        "host": host,
+        "planned_at": planned_at,
+        "plan": plan,
+        "reason": reason,
+        "dagster_run_id": run_id,
     }
+    insert(connection, "plans", [row])
+
+
+def plans_of_run(connection: Connection, run_id: str) -> list[tuple[str, str, str]]:
+    """(host, plan as JSON or "", reason) of the plans a Dagster run made, the last one of each host."""
+    return connection.execute(
+        "SELECT host, plan, reason FROM plans WHERE dagster_run_id = ? "
+        "QUALIFY row_number() OVER (PARTITION BY host ORDER BY planned_at DESC) = 1 ORDER BY host",
+        [run_id],
+    ).fetchall()
 
 
 def record_decision(connection: Connection, decision: DecisionRow) -> None:
@@ -291,3 +321,17 @@ def last_changes(connection: Connection) -> dict[str, datetime]:
         "SELECT node, max(started_at) AS moved_at FROM application_steps WHERE status = 'done' GROUP BY node",
     )
     return {row["node"]: row["moved_at"] for row in rows}
+
+
+def record_step(connection: Connection, step: Mapping[str, Any]) -> None:
+    """Write one step of an application, or what came of it."""
+    connection.execute(
+        "DELETE FROM application_steps WHERE application_id = ? AND step = ?", [step["application_id"], step["step"]]
+    )
+    insert(connection, "application_steps", [step])
+
+
+def record_anomalies(connection: Connection, slot: datetime, anomalies: Sequence[Mapping[str, Any]]) -> int:
+    """Write what was found in a slot; what an earlier run found in the same slot is replaced."""
+    connection.execute("DELETE FROM anomalies WHERE slot = ?", [naive(slot)])
+    return insert(connection, "anomalies", [{"slot": slot, **anomaly} for anomaly in anomalies])

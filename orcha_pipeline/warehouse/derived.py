@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 import duckdb
-import pandas as pd
 
 from orcha_pipeline.earnings import EarnedBucket, PriceAt, earned
 from orcha_pipeline.model import HOUR, Window
@@ -130,14 +129,3 @@ def rebuild_features(connection: duckdb.DuckDBPyConnection, window: Window, *, c
         {"start": start, "end": end, "curvature": curvature},
     )
     return int(scalar(connection, "SELECT count(*) FROM features_hourly WHERE hour >= ? AND hour < ?", [start, end]))
-
-
-def features(connection: duckdb.DuckDBPyConnection, window: Window) -> pd.DataFrame:
-    """`features_hourly` inside `window`: one row a node and hour, `hour` in UTC with its zone."""
-    frame = connection.execute(
-        "SELECT * FROM features_hourly WHERE hour >= ? AND hour < ? ORDER BY node, hour",
-        [naive(window.start), naive(window.end)],
-    ).df()
-    hours: pd.Series[pd.Timestamp] = frame["hour"]
-    frame["hour"] = hours.dt.tz_localize("UTC")
-    return frame

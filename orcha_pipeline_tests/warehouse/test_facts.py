@@ -24,7 +24,8 @@ from orcha_pipeline.model import (
 )
 from orcha_pipeline.warehouse import decisions, facts
 from orcha_pipeline.warehouse.connection import Warehouse
-from orcha_pipeline.warehouse.derived import features, rebuild_earnings_hourly, rebuild_features
+from orcha_pipeline.warehouse.derived import rebuild_earnings_hourly, rebuild_features
+from orcha_pipeline.warehouse.frames import frame as table_frame
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 WEI = Decimal("1e-18")
@@ -137,7 +138,7 @@ def test_features_value_native_differences_at_the_price_of_their_hour(warehouse)
         rebuild_earnings_hourly(connection, window, {"golem-1": ("golem", Decimal(1))})
         assert rebuild_features(connection, window, curvature=1.0) == 3
         assert rebuild_features(connection, window, curvature=1.0) == 3
-        frame = features(connection, window)
+        frame = table_frame(connection, "features_hourly", window)
     assert list(frame["net_usd"]) == pytest.approx([2.0, 4.0, 4.0])
     assert list(frame["yield_usd"]) == pytest.approx([4.0, 8.0, 8.0])
     assert str(frame["hour"].dt.tz) == "UTC"
@@ -154,7 +155,7 @@ def test_an_hour_without_price_or_share_has_no_yield(warehouse):
         window = Window(START, START + 10 * HOUR)
         rebuild_earnings_hourly(connection, window, {"golem-1": ("golem", Decimal(1))})
         rebuild_features(connection, window, curvature=0.9)
-        frame = features(connection, window).set_index("hour")
+        frame = table_frame(connection, "features_hourly", window).set_index("hour")
     assert silent.earnings
     assert frame["yield_usd"].isna().all()
     assert frame.loc[START, "net_native"] == 1

@@ -1,0 +1,265 @@
+"""The plan for each host, and the decision whether to carry it out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import dagster as dg
+from pydantic import TypeAdapter
+
+from orcha_pipeline.allocation.gates import Decision, decide, hold_without_plan
+from orcha_pipeline.allocation.plan import Plan
+from orcha_pipeline.assets.forecast import FORECAST
+from orcha_pipeline.assets.ingest import OWNERS
+from orcha_pipeline.assets.metadata import picture
+from orcha_pipeline.errors import PlanError
+from orcha_pipeline.installation import Installation
+from orcha_pipeline.model import HealthState, Host, Lever, YieldForecast
+from orcha_pipeline.protocols.base import Adapter
+from orcha_pipeline.resources import NodesResource, WarehouseResource
+from orcha_pipeline.warehouse import decisions
+from orcha_pipeline.warehouse.connection import Warehouse
+from orcha_pipeline.warehouse.decisions import DecidedAllocation, DecisionRow, NodeState
+
+ALLOCATION_PLAN = dg.AssetKey(["allocation_plan"])
+ALLOCATION_DECISION = dg.AssetKey(["allocation_decision"])
+TO_APPLY = "decisions to apply"
+"""Metadata of the decision that its sensor reads: ids of the decisions that say reallocate."""
+READINGS_COUNT_FOR = timedelta(minutes=20)
+FORECAST_COUNTS_FOR = timedelta(hours=2)
+CHANGES_REMEMBERED = timedelta(hours=24)
+
+PLAN = TypeAdapter(Plan)
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What is known at the moment of planning."""
+
+    now: datetime
+    states: Mapping[str, NodeState]
+    forecasts: Mapping[str, YieldForecast]
+
+
+def read_situation(warehouse: Warehouse, now: datetime) -> Situation:
+    """Health, shares and forecasts that are recent enough to plan on."""
+    with warehouse.read() as connection:
+        return Situation(
+            now=now,
+            states=decisions.node_states(connection, since=now - READINGS_COUNT_FOR),
+            forecasts=decisions.latest_forecasts(connection, since=now - FORECAST_COUNTS_FOR),
+        )
+
+
+def why_frozen(state: NodeState | None) -> str:
+    """Why a node must keep what it has; empty when it may be changed."""
+    if state is None:
+        return "it was not read in this cycle"
+    if state.state is not HealthState.HEALTHY:
+        return f"it is {state.state.value.replace('_', ' ')}: {state.reason}" if state.reason else state.state.value
+    if not state.share_is_current:
+        return "its present allocation could not be read"
+    return ""
+
+
+def make_plan(installation: Installation, host: Host, situation: Situation, levers: Mapping[str, Lever | None]) -> Plan:
+    """Plan for one host. Raises `PlanError`, saying why there is none."""
+    from orcha_pipeline.allocation.planner import PlanNode, plan
+
+    planner = installation.settings.planner
+    nodes = [node.to_model() for node in installation.settings.nodes if node.host == host.name]
+    states = situation.states
+    return plan(
+        host,
+        [
+            PlanNode(
+                node=node,
+                lever=levers.get(node.name),
+                share_now=states[node.name].share if node.name in states else None,
+                yields=situation.forecasts.get(node.name),
+                curvature=planner.response_curvature,
+                frozen=why_frozen(states.get(node.name)),
+            )
+            for node in nodes
+        ],
+        horizon_hours=planner.horizon_hours,
+        hold_hours=planner.hold_minutes / 60,
+        issued_at=situation.now,
+    )
+
+
+def _first_levers(adapters: Mapping[str, Adapter]) -> dict[str, Lever | None]:
+    return {name: next(iter(adapter.levers()), None) for name, adapter in adapters.items()}
+
+
+def decision_row(decision: Decision, run_id: str) -> DecisionRow:
+    """A decision as the warehouse keeps it."""
+    lines = decision.plan.nodes if decision.plan else ()
+    return DecisionRow(
+        decision_id=decision.decision_id,
+        host=decision.host,
+        decided_at=decision.decided_at,
+        verdict=decision.verdict,
+        gain_usd_per_hour=decision.gain_usd_per_hour,
+        gain_percent=decision.gain_percent,
+        switching_cost_usd=decision.switching_cost_usd,
+        confidence=decision.confidence,
+        gates=decision.gates,
+        reason=decision.reason,
+        dagster_run_id=run_id,
+        allocations=tuple(
+            DecidedAllocation(
+                node=line.node.name,
+                yield_usd=line.yield_usd.p50 if line.yield_usd else None,
+                share_now=line.share_now,
+                share_planned=line.share_planned,
+                lever=line.lever.name if line.lever else None,
+                value_now=line.value_now,
+                value_planned=line.value_planned,
+                reason=line.reason,
+            )
+            for line in lines
+        ),
+    )
+
+
+def _oldest(moments: list[datetime], now: datetime) -> timedelta | None:
+    return now - min(moments) if moments else None
+
+
+def take_decision(installation: Installation, warehouse: Warehouse, host: str, plan: Plan | None, why: str) -> Decision:
+    """Hold a plan against every gate; without a plan, hold."""
+    now = installation.clock.now()
+    decision_id = str(uuid4())
+    if plan is None:
+        return hold_without_plan(decision_id=decision_id, host=host, now=now, reason=why)
+    situation = read_situation(warehouse, now)
+    with warehouse.read() as connection:
+        changes = decisions.applied_at(connection, host, since=now - CHANGES_REMEMBERED)
+        last_changed = decisions.last_changes(connection)
+    concerned = {line.node.name for line in plan.moved} or {line.node.name for line in plan.nodes}
+    return decide(
+        plan,
+        decision_id=decision_id,
+        now=now,
+        settings=installation.settings.planner,
+        changes=changes,
+        last_changed=last_changed,
+        health={node: state.state for node, state in situation.states.items()},
+        readings_age=_oldest([s.observed_at for node, s in situation.states.items() if node in concerned], now),
+        forecast_age=_oldest([f.issued_at for node, f in situation.forecasts.items() if node in concerned], now),
+    )
+
+
+def build_allocation() -> list[dg.AssetsDefinition]:
+    """Plan and decision."""
+
+    @dg.asset(
+        key=ALLOCATION_PLAN,
+        deps=[FORECAST],
+        group_name="decision",
+        kinds={"cvxpy", "duckdb"},
+        owners=OWNERS,
+        metadata={"dagster/table_name": "plans"},
+        pool="duckdb",
+    )
+    def allocation_plan(
+        context: dg.AssetExecutionContext, nodes: NodesResource, warehouse: WarehouseResource
+    ) -> dg.MaterializeResult[Any]:
+        """The best division of each host for the next 24 hours, less what changing to it costs."""
+        from orcha_pipeline.allocation.chart import plan_png
+
+        installation = nodes.installation()
+        store = warehouse.warehouse
+        situation = read_situation(store, installation.clock.now())
+        with nodes.adapters() as adapters:
+            levers = _first_levers(adapters)
+        metadata: dict[str, Any] = {"simulated": installation.simulated}
+        for settings in installation.settings.hosts:
+            host = settings.to_model()
+            plan, reason = None, ""
+            try:
+                plan = make_plan(installation, host, situation, levers)
+            except PlanError as error:
+                reason = str(error)
+                context.log.warning("No plan for %s: %s", host.name, reason)
+            with store.write() as connection:
+                decisions.record_plan(
+                    connection,
+                    plan_id=str(uuid4()),
+                    host=host.name,
+                    planned_at=situation.now,
+                    plan=PLAN.dump_json(plan).decode() if plan else "",
+                    reason=reason,
+                    run_id=context.run_id,
+                )
+            if plan:
+                metadata[f"{host.name}: plan beside today"] = picture(plan_png(plan), "plan beside today")
+                metadata[f"{host.name}: gain, USD per hour"] = plan.gain_usd_per_hour
+                metadata[f"{host.name}: solved in, s"] = plan.solve_seconds
+            else:
+                metadata[f"{host.name}: no plan"] = reason
+        return dg.MaterializeResult(metadata=metadata)
+
+    @dg.asset(
+        key=ALLOCATION_DECISION,
+        deps=[ALLOCATION_PLAN],
+        group_name="decision",
+        kinds={"python", "duckdb"},
+        owners=OWNERS,
+        metadata={"dagster/table_name": "decisions"},
+        pool="duckdb",
+    )
+    def allocation_decision(
+        context: dg.AssetExecutionContext, nodes: NodesResource, warehouse: WarehouseResource
+    ) -> dg.MaterializeResult[Any]:
+        """Reallocate or hold, for each host, with every gate and the reason."""
+        installation = nodes.installation()
+        store = warehouse.warehouse
+        with store.read() as connection:
+            plans = decisions.plans_of_run(connection, context.run_id)
+        metadata: dict[str, Any] = {"simulated": installation.simulated}
+        to_apply: list[str] = []
+        for host, text, reason in plans:
+            decision = take_decision(installation, store, host, PLAN.validate_json(text) if text else None, reason)
+            row = decision_row(decision, context.run_id)
+            with store.write() as connection:
+                decisions.record_decision(connection, row)
+            if decision.changes and decision.verdict.value == "reallocate":
+                to_apply.append(decision.decision_id)
+            metadata |= _told(row)
+        metadata[TO_APPLY] = dg.MetadataValue.json(to_apply)
+        return dg.MaterializeResult(metadata=metadata)
+
+    return [allocation_plan, allocation_decision]
+
+
+def _told(row: DecisionRow) -> dict[str, Any]:
+    gates = [
+        dg.TableRecord(
+            {"gate": gate.name, "verdict": "passed" if gate.passed else "stopped here", "explanation": gate.explanation}
+        )
+        for gate in row.gates
+    ]
+    lines = [
+        dg.TableRecord(
+            {
+                "node": line.node,
+                "yield, USD/h at full share": "unknown" if line.yield_usd is None else f"{line.yield_usd:.5f}",
+                "share now": "unknown" if line.share_now is None else f"{line.share_now:.3f}",
+                "share planned": "unknown" if line.share_planned is None else f"{line.share_planned:.3f}",
+                "why": line.reason,
+            }
+        )
+        for line in row.allocations
+    ]
+    found: dict[str, Any] = {
+        f"{row.host}: verdict": row.verdict.value,
+        f"{row.host}: why": row.reason,
+        f"{row.host}: gates": dg.MetadataValue.table(gates),
+    }
+    if lines:
+        found[f"{row.host}: allocations"] = dg.MetadataValue.table(lines)
+    return found

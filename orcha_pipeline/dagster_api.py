@@ -1,0 +1,143 @@
+"""Starting and following runs through the webserver's GraphQL API, so that every run shows in the Dagster UI."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from orcha_pipeline.errors import SupervisionError
+
+_LAUNCH = """
+mutation Launch($params: ExecutionParams!) {
+  launchRun(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on RunConfigValidationInvalid { errors { message } }
+    ... on Error { message }
+  }
+}
+"""
+_FOLLOW = """
+query Follow($id: ID!) {
+  runOrError(runId: $id) {
+    __typename
+    ... on Run { status stepStats { stepKey status } }
+    ... on Error { message }
+  }
+}
+"""
+_FAILURES = """
+query Failures($id: ID!) {
+  logsForRun(runId: $id) {
+    ... on EventConnection {
+      events {
+        __typename
+        ... on ExecutionStepFailureEvent { stepKey error { message errorChain { error { message } } } }
+        ... on RunFailureEvent { message }
+        ... on AssetCheckEvaluationEvent { evaluation { checkName success description } }
+      }
+    }
+  }
+}
+"""
+_LOCATION = """
+query Location {
+  workspaceOrError {
+    __typename
+    ... on Workspace {
+      locationEntries { name loadStatus locationOrLoadError { __typename ... on PythonError { message } } }
+    }
+  }
+}
+"""
+LOCATION_NAME = "orcha"
+ENDED = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """How a run stands: its status, and how many of its started steps are done."""
+
+    status: str
+    steps_done: int
+    step_now: str | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will change no more."""
+        return self.status in ENDED
+
+
+class DagsterApi:
+    """The webserver at `url`."""
+
+    def __init__(self, url: str) -> None:
+        self._client = httpx.Client(base_url=url, timeout=30.0)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _ask(self, query: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        answer = self._client.post("/graphql", json={"query": query, "variables": dict(variables or {})})
+        answer.raise_for_status()
+        body: dict[str, Any] = answer.json()
+        if body.get("errors"):
+            raise SupervisionError(f"Dagster refused a question: {body['errors'][0].get('message')}")
+        data: dict[str, Any] = body["data"]
+        return data
+
+    def load_error(self) -> str | None:
+        """None once the project is loaded; "" while it loads; else why it cannot be."""
+        found = self._ask(_LOCATION)["workspaceOrError"]
+        entries: list[dict[str, Any]] = [e for e in found.get("locationEntries", []) if e["name"] == LOCATION_NAME]
+        if not entries or entries[0]["loadStatus"] != "LOADED" or entries[0]["locationOrLoadError"] is None:
+            return ""
+        what = entries[0]["locationOrLoadError"]
+        return str(what["message"]) if what["__typename"] == "PythonError" else None
+
+    def launch(
+        self, job: str, *, tags: Mapping[str, str] | None = None, ops: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> str:
+        """Start a run of `job`; `ops` is configuration by op. Returns the run's id."""
+        params = {
+            "selector": {
+                "repositoryLocationName": LOCATION_NAME,
+                "repositoryName": "__repository__",
+                "jobName": job,
+            },
+            "runConfigData": {"ops": {name: {"config": dict(config)} for name, config in (ops or {}).items()}},
+            "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in (tags or {}).items()]},
+        }
+        found = self._ask(_LAUNCH, {"params": params})["launchRun"]
+        if found["__typename"] != "LaunchRunSuccess":
+            errors: list[dict[str, Any]] = found.get("errors") or [found]
+            raise SupervisionError(f"Dagster did not start {job}: {errors[0].get('message', found['__typename'])}")
+        return str(found["run"]["runId"])
+
+    def run_state(self, run_id: str) -> RunState:
+        """How the run stands now."""
+        found = self._ask(_FOLLOW, {"id": run_id})["runOrError"]
+        if found["__typename"] != "Run":
+            raise SupervisionError(f"Dagster knows no run {run_id}: {found.get('message')}")
+        steps: list[dict[str, Any]] = found["stepStats"] or []
+        running = [step["stepKey"] for step in steps if step["status"] == "IN_PROGRESS"]
+        return RunState(
+            status=found["status"],
+            steps_done=sum(step["status"] in ("SUCCESS", "SKIPPED") for step in steps),
+            step_now=running[0] if running else None,
+        )
+
+    def why_failed(self, run_id: str) -> str:
+        """The innermost error of the run's failed step, or the check that stopped it."""
+        events: list[dict[str, Any]] = self._ask(_FAILURES, {"id": run_id})["logsForRun"].get("events", [])
+        for event in events:
+            if event["__typename"] == "ExecutionStepFailureEvent" and event["error"]:
+                chain: list[dict[str, Any]] = event["error"]["errorChain"]
+                innermost = chain[-1]["error"] if chain else event["error"]
+                return f"{event['stepKey']}: {innermost['message'].strip()}"
+        for event in events:
+            if event["__typename"] == "AssetCheckEvaluationEvent" and not event["evaluation"]["success"]:
+                return f"check {event['evaluation']['checkName']}: {event['evaluation']['description']}"
+        return next((str(e["message"]) for e in events if e["__typename"] == "RunFailureEvent"), "no reason recorded")

@@ -1,0 +1,52 @@
+"""The whole project on one page: assets, checks, jobs, schedules, sensors, resources."""
+
+import dagster as dg
+
+from orcha_pipeline.assets.allocation import build_allocation
+from orcha_pipeline.assets.anomalies import build_anomalies
+from orcha_pipeline.assets.application import build_application
+from orcha_pipeline.assets.checks import build_checks
+from orcha_pipeline.assets.earnings import build_earnings
+from orcha_pipeline.assets.forecast import build_forecast
+from orcha_pipeline.assets.ingest import build_ingest
+from orcha_pipeline.assets.models import build_models
+from orcha_pipeline.automation.jobs import build_jobs
+from orcha_pipeline.automation.schedules import build_schedules
+from orcha_pipeline.automation.sensors import build_sensors
+from orcha_pipeline.protocols.registry import protocol_names
+from orcha_pipeline.resources import ModelRegistryResource, NodesResource, WarehouseResource
+from orcha_pipeline.settings import Settings
+from orcha_pipeline.settings_file import load_settings
+
+
+def build_defs(settings: Settings) -> dg.Definitions:
+    """Everything, for the given settings. Nothing is connected to, and no heavy library is imported."""
+    protocols = protocol_names()
+    jobs = build_jobs(protocols)
+    return dg.Definitions(
+        assets=[
+            build_ingest(protocols),
+            *build_earnings(protocols),
+            *build_models(protocols),
+            build_forecast(protocols),
+            build_anomalies(),
+            *build_allocation(),
+            build_application(),
+        ],
+        asset_checks=build_checks(),
+        jobs=list(jobs.values()),
+        schedules=build_schedules(jobs, cycle_cron=settings.cycle_cron),
+        sensors=build_sensors(jobs),
+        resources={
+            "nodes": NodesResource(),
+            "warehouse": WarehouseResource(database=str(settings.warehouse_path)),
+            "model_registry": ModelRegistryResource(home=str(settings.home)),
+        },
+        executor=dg.in_process_executor,
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Read the settings of this installation and build everything from them."""
+    return build_defs(load_settings())

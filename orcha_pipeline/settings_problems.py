@@ -1,0 +1,375 @@
+"""What is wrong with settings, in words: what was given, and the remedy.
+
+A value that may be a secret is never repeated: not that of a token, nor that of a key we do not know.
+"""
+
+import difflib
+import json
+import re
+import types
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard, Union, get_args, get_origin
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from orcha_pipeline.model import RESOURCES
+from orcha_pipeline.settings import HostSettings, NodeSettings, Settings
+from orcha_pipeline.toml_positions import KeyPath
+
+_BYTES = {
+    **{f"{letter}{b}": 1000.0**power for power, letter in enumerate(["", "k", "m", "g", "t", "p"]) for b in ("b", "")},
+    **{f"{letter}ib": 1024.0**power for power, letter in enumerate(["k", "m", "g", "t", "p"], start=1)},
+}
+_BITS_PER_SECOND = {
+    **{
+        f"{letter}{unit}": 1000.0**power
+        for power, letter in enumerate(["", "k", "m", "g"])
+        for unit in ("bit", "bit/s", "bps")
+    },
+    **{f"{letter}b/s": 8 * 1000.0**power for power, letter in enumerate(["", "k", "m", "g"])},
+}
+_SECONDS = {
+    name: seconds
+    for seconds, names in {
+        1.0: "s sec second seconds",
+        60.0: "m min minute minutes",
+        3600.0: "h hour hours",
+        86400.0: "d day days",
+    }.items()
+    for name in names.split()
+}
+# End of a key -> (what the number counts, text unit -> base units, base units in one of ours).
+_UNITS: dict[str, tuple[str, Mapping[str, float], float]] = {
+    "cpu_threads": ("hardware threads", {"threads": 1.0, "cores": 1.0, "cpus": 1.0}, 1.0),
+    "_gib": ("gibibytes", _BYTES, 1024.0**3),
+    "_gb": ("gigabytes", _BYTES, 1000.0**3),
+    "_mbps": ("megabits per second", _BITS_PER_SECOND, 1e6),
+    "_seconds": ("seconds", _SECONDS, 1.0),
+    "_minutes": ("minutes", _SECONDS, 60.0),
+    "_hours": ("hours", _SECONDS, 3600.0),
+    "_days": ("days", _SECONDS, 86400.0),
+    "_percent": ("per cent", {"%": 1.0, "percent": 1.0}, 1.0),
+    "_share": ("parts of 1", {"%": 0.01, "percent": 0.01}, 1.0),
+}
+_QUANTITY = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*(\S*)\s*")
+_SECRET_WORDS = ("token", "key", "secret", "password")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with the value at `path`, and the remedy. `place` where it is not that of the path."""
+
+    path: KeyPath
+    text: str
+    place: str = ""
+
+
+def is_model(annotation: object) -> TypeGuard[type[BaseModel]]:
+    """True for a type that is a table with fixed keys."""
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def is_container(annotation: object) -> bool:
+    """True for the type of a table or list, which a variable gives as JSON."""
+    return is_model(annotation) or get_origin(annotation) in (tuple, dict)
+
+
+def type_at(path: Sequence[str | int]) -> Any:
+    """The type of the setting at `path`, without its bounds; None where there is no such setting."""
+    found: Any = Settings
+    for part in path:
+        if get_origin(found) in (Union, types.UnionType):
+            found = next(option for option in get_args(found) if option is not types.NoneType)
+        if is_model(found) and part in found.model_fields:
+            found = found.model_fields[str(part)].annotation
+        elif get_origin(found) is tuple and isinstance(part, int):
+            found = get_args(found)[0]
+        elif get_origin(found) is dict and isinstance(part, str):
+            found = get_args(found)[1]
+        else:
+            return None
+    return found
+
+
+def _homes_of(key: str) -> list[str]:
+    """The tables that have a setting of this name, as the file writes them."""
+    homes = ["the top of the file"] if key in Settings.model_fields else []
+    for name, field in Settings.model_fields.items():
+        if is_model(field.annotation) and key in field.annotation.model_fields:
+            homes.append(f"[{name}]")
+    for name, model in (("hosts", HostSettings), ("nodes", NodeSettings)):
+        if key in model.model_fields:
+            homes.append(f"[[{name}]]")
+    return homes
+
+
+# --- one value that is wrong
+
+
+def _dotted(path: KeyPath) -> str:
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _shown(value: object, path: KeyPath) -> str:
+    """The value as the operator wrote it, as far as it cannot hold a secret."""
+    name = str(path[-1]) if path else ""
+    if any(word in name for word in _SECRET_WORDS) and name != "token_env":
+        return "a value (not shown)"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        if "://" in value:  # the rest of an address may carry a key
+            parts = urlsplit(value)
+            value = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        return json.dumps(value if len(value) <= 40 else value[:40] + "...", ensure_ascii=False)
+    if isinstance(value, int | float):
+        return str(value)
+    return "a table" if isinstance(value, dict) else "a list" if isinstance(value, list | tuple) else "a value"
+
+
+def _unit_of(key: str) -> tuple[str, Mapping[str, float], float] | None:
+    return next((unit for ending, unit in _UNITS.items() if key.endswith(ending)), None)
+
+
+def _number_remedy(key: str, value: object) -> str:
+    """`disk_gb is a number of gigabytes: 4000`, with the number where the text given can be converted."""
+    unit = _unit_of(key)
+    remedy = f"{key} is a number of {unit[0]}" if unit else f"{key} is a number"
+    found = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        return remedy
+    number, text_unit = float(found[1]), found[2].lower()
+    if not text_unit:
+        return f"{remedy}, without quotes: {number:.10g}"
+    if unit is None or text_unit not in unit[1]:
+        return remedy
+    return f"{remedy}: {number * unit[1][text_unit] / unit[2]:.10g}"
+
+
+def _suggested(word: str, known: Iterable[str]) -> str:
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+    return f'did you mean "{near[0]}"?' if near else f"known are: {', '.join(sorted(known))}"
+
+
+def _unknown_key(path: KeyPath) -> str:
+    key = str(path[-1])
+    table = type_at(path[:-1])
+    known = list(table.model_fields) if is_model(table) else []
+    homes = _homes_of(key)
+    if homes and not difflib.get_close_matches(key, known, n=1, cutoff=0.7):
+        return f"is not a setting here; it belongs in {' or '.join(homes)}"
+    return f"is not a setting; {_suggested(key, known)}"
+
+
+_RANGES = {
+    "greater_than": ("more than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("less than", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+_KINDS = {
+    "string_type": "it must be text, in quotes",
+    "string_sub_type": "it must be text, in quotes",
+    "bool_type": "it must be true or false, without quotes",
+    "path_type": "it must be a path, in quotes",
+    "dict_type": "it must be a table",
+    "model_type": "it must be a table",
+    "model_attributes_type": "it must be a table",
+    "finite_number": "it must be a finite number",
+}
+
+
+def explained(details: ErrorDetails) -> Problem:
+    """A fault that pydantic found, in an operator's words."""
+    path: KeyPath = details["loc"]
+    return Problem(path, f"{_dotted(path)} {_fault(details, path)}")
+
+
+def _fault(details: ErrorDetails, path: KeyPath) -> str:  # noqa: PLR0911 (a table of cases)
+    kind, value, key = details["type"], details["input"], str(path[-1])
+    context = details.get("ctx", {})
+    shown = _shown(value, path)
+    if kind == "missing":
+        unit = _unit_of(key)
+        return f"is missing; add {key} = " + (f"its number of {unit[0]}" if unit else "...")
+    if kind == "extra_forbidden":
+        return _unknown_key(path)
+    if kind.startswith("int_") and isinstance(value, float):
+        return f"is {shown}; it must be a whole number"
+    if kind in {"float_type", "float_parsing", "int_type", "int_parsing"}:
+        return f"is {shown}; {_number_remedy(key, value)}"
+    if kind in _RANGES:
+        words, bound = _RANGES[kind]
+        part = f", a part of 1: {value / 100:g}" if context[bound] == 1 and _is_percent(value) else ""
+        return f"is {shown}; it must be {words} {context[bound]:g}{part}"
+    if kind == "literal_error":
+        known = re.findall(r"'([^']*)'", context["expected"])
+        return f"is {shown}; {_suggested(str(value), known)}"
+    if kind == "string_pattern_mismatch":
+        return f"is {shown}; a name has lower-case letters, digits, - and _ only, up to 63, such as {_slug(value)}"
+    if kind == "tuple_type":
+        return f"is {shown}; each of them is a table of its own, under [[{key}]]"
+    if kind in _KINDS:
+        return f"is {shown}; {_KINDS[kind]}"
+    return f"is {shown}; {details['msg'].removeprefix('Value error, ')}"
+
+
+def _is_percent(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and 1 < value <= 100
+
+
+def _slug(name: object) -> str:
+    slug = re.sub(r"[^a-z0-9_]+", "-", str(name).lower()).strip("-_")[:63]
+    return f'"{slug or "my-node"}"'
+
+
+# --- settings that are each right and together wrong
+
+
+def contradictions(settings: Settings) -> list[Problem]:
+    """Unknown hosts, names or ports given twice, shares and demands that cannot be met, addresses that are none."""
+    problems = [
+        *_duplicates("hosts", [host.name for host in settings.hosts]),
+        *_duplicates("nodes", [node.name for node in settings.nodes]),
+        *_shared_ports(settings),
+        *_not_an_address(("prices", "url"), settings.prices.url, ("http", "https")),
+        *_no_cron(settings.cycle_cron),
+    ]
+    hosts = {host.name: host for host in settings.hosts}
+    for index, node in enumerate(settings.nodes):
+        path = ("nodes", index)
+        problems += _node_contradictions(path, node)
+        if node.host not in hosts:
+            remedy = _suggested(node.host, hosts) if hosts else "add a [[hosts]] table of that name"
+            problems.append(Problem((*path, "host"), f'{_dotted(path)}.host is "{node.host}", no host; {remedy}'))
+        else:
+            problems += _more_than_the_host(path, node, hosts[node.host])
+    problems += [problem for host in hosts.values() for problem in _minimum_shares(settings, host)]
+    return problems
+
+
+def _duplicates(table: str, names: Sequence[str]) -> Iterator[Problem]:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield Problem((table, index, "name"), f'{table}[{index}].name is "{name}", taken already; give it another')
+
+
+def _shared_ports(settings: Settings) -> Iterator[Problem]:
+    ports: dict[KeyPath, int] = {("testnet", "port"): settings.testnet.port}
+    ports |= {("services", name): port for name, port in settings.services.model_dump().items()}
+    count = Counter(ports.values())
+    for path, port in ports.items():
+        if count[port] > 1:
+            others = " and ".join(_dotted(other) for other in ports if other != path and ports[other] == port)
+            yield Problem(path, f"{_dotted(path)} is {port}, as is {others}; give each its own port")
+
+
+def _no_cron(expression: str) -> Iterator[Problem]:
+    if not re.fullmatch(r"[0-9*/,-]+(?: +[0-9A-Za-z*/,-]+){4}", expression.strip()):
+        yield Problem(
+            ("cycle_cron",),
+            f'cycle_cron is "{expression}"; it must be a cron expression of five fields, such as "*/15 * * * *"',
+        )
+
+
+def _not_an_address(path: KeyPath, url: str, schemes: Sequence[str]) -> Iterator[Problem]:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in schemes and bool(parts.hostname or (parts.scheme == "unix" and parts.path))
+        usable = usable and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    if not usable:
+        # `127.0.0.1:14002` alone parses as a path, `localhost:14002` as a scheme.
+        bare = re.fullmatch(r"[A-Za-z0-9.-]+(?::[0-9]+)?", url)
+        remedy = f'write "http://{url}"' if bare else f"it must begin with {' or '.join(f'{s}://' for s in schemes)}"
+        yield Problem(path, f"{_dotted(path)} is {_shown(url, path)}, no address; {remedy}")
+
+
+def _node_contradictions(path: KeyPath, node: NodeSettings) -> Iterator[Problem]:
+    yield from _not_an_address((*path, "url"), node.url, ("http", "https"))
+    if node.min_share > node.max_share:
+        yield Problem(
+            (*path, "min_share"),
+            f"{_dotted(path)}.min_share is {node.min_share:g}, above its max_share {node.max_share:g}; "
+            "lower the one or raise the other",
+        )
+    if node.token is not None and node.token_env is not None:
+        yield Problem((*path, "token"), f"{_dotted(path)} has a token and a token_env; keep token_env, the safer one")
+    if node.token_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", node.token_env):
+        # What does not look like a variable's name is likely the token itself.
+        yield Problem(
+            (*path, "token_env"),
+            f"{_dotted(path)}.token_env is no variable name (not shown); it names the environment variable that holds "
+            'the token, such as "MY_TOKEN"',
+        )
+    controller = (*path, "controller")
+    if node.controller.kind == "docker":
+        yield from _not_an_address((*controller, "url"), node.controller.url, ("unix", "http", "https"))
+        if not node.controller.container:
+            yield Problem(
+                controller, f"{_dotted(controller)} is of kind docker without a container; give the container's name"
+            )
+
+
+def _more_than_the_host(path: KeyPath, node: NodeSettings, host: HostSettings) -> Iterator[Problem]:
+    demand, capacity = node.demand.to_model().as_dict(), host.capacity.to_model().as_dict()
+    for name in RESOURCES:
+        if demand[name] > capacity[name]:
+            key = (*path, "demand", name)
+            yield Problem(
+                key,
+                f'{_dotted(key)} is {demand[name]:g}, more than the {capacity[name]:g} of host "{host.name}"; '
+                "it is what the node uses at share 1.0: lower it, or correct the host's capacity",
+            )
+
+
+def _minimum_shares(settings: Settings, host: HostSettings) -> Iterator[Problem]:
+    """The least that all nodes of a host together must get has to fit it, or there is no plan at all."""
+    capacity = host.capacity.to_model().as_dict()
+    nodes = [(index, node) for index, node in enumerate(settings.nodes) if node.host == host.name]
+    least = [node.demand.to_model().scaled(node.min_share) for _, node in nodes]
+    for name in RESOURCES:
+        total = sum(amount.as_dict()[name] for amount in least)
+        alone = [node.demand.to_model().as_dict()[name] > capacity[name] for _, node in nodes]
+        if total > capacity[name] * (1 + 1e-9) and not any(alone):
+            path = ("nodes", nodes[-1][0], "min_share")
+            yield Problem(
+                path,
+                f'{_dotted(path)}: the min_share of all nodes of host "{host.name}" together need {total:g} {name}, '
+                f"more than its {capacity[name]:g}; lower some of them",
+            )
+
+
+def option_problems(settings: Settings, option_types: Mapping[str, type[BaseModel]]) -> list[Problem]:
+    """Protocols that nobody speaks, and options their adapter would refuse."""
+    problems: list[Problem] = []
+    for index, node in enumerate(settings.nodes):
+        path = ("nodes", index)
+        if node.protocol not in option_types:
+            remedy = _suggested(node.protocol, option_types)
+            problems.append(
+                Problem((*path, "protocol"), f'{_dotted(path)}.protocol is "{node.protocol}", not installed; {remedy}')
+            )
+            continue
+        options = option_types[node.protocol]
+        try:
+            options.model_validate(node.options)
+        except ValidationError as error:
+            for details in error.errors(include_url=False):
+                key: KeyPath = (*path, "options", *details["loc"])
+                fault = (
+                    f"is not an option of {node.protocol}; {_suggested(str(key[-1]), options.model_fields)}"
+                    if details["type"] == "extra_forbidden"
+                    else _fault(details, key)
+                )
+                problems.append(Problem(key, f"{_dotted(key)} {fault}"))
+    return problems

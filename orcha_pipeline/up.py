@@ -1,0 +1,318 @@
+"""`orcha up`: from nothing to a decision, then on watch until Ctrl-C."""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from orcha_pipeline.dagster_api import DagsterApi
+from orcha_pipeline.decision_view import decision_table
+from orcha_pipeline.errors import SupervisionError
+from orcha_pipeline.installation import Installation, SteppedClock
+from orcha_pipeline.model import HOUR, hour_of
+from orcha_pipeline.supervisor import Service, Supervisor, instance_lock, require_free_port
+from orcha_pipeline.warehouse import decisions
+from orcha_pipeline.warehouse.connection import Warehouse
+
+PROJECT = Path(__file__).resolve().parents[1]
+"""The folder with dagster.yaml, workspace.yaml and mlflow/."""
+HOUR_FORMAT = "%Y-%m-%d-%H:%M"
+POLL_SECONDS = 0.5
+APPLY_TIMEOUT = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the pages are."""
+
+    dagster: str
+    mlflow: str
+    testnet: str
+
+
+def _addresses(installation: Installation) -> Addresses:
+    services, testnet = installation.settings.services, installation.settings.testnet
+    return Addresses(
+        dagster=f"http://127.0.0.1:{services.dagster_port}",
+        mlflow=f"http://127.0.0.1:{services.mlflow_port}",
+        testnet=f"http://127.0.0.1:{testnet.port}",
+    )
+
+
+def _answers(url: str) -> Callable[[], bool]:
+    def ready() -> bool:
+        try:
+            return httpx.get(url, timeout=2.0).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    return ready
+
+
+def _project_file(name: str) -> Path:
+    path = PROJECT / name
+    if not path.exists():
+        raise SupervisionError(
+            f"{path} is missing. Orcha runs from its own clone: get it back with `git checkout {name}`, "
+            "or clone the project afresh."
+        )
+    return path
+
+
+def _check_ports(installation: Installation) -> None:
+    services = installation.settings.services
+    require_free_port(services.dagster_port, "the Dagster webserver", "services.dagster_port")
+    require_free_port(services.code_server_port, "the Dagster code server", "services.code_server_port")
+    require_free_port(services.mlflow_port, "the MLflow server", "services.mlflow_port")
+    if installation.simulated:
+        require_free_port(installation.settings.testnet.port, "the testnet", "testnet.port")
+
+
+def services_of(installation: Installation, started_at: datetime) -> list[Service]:
+    """The children of `orcha up`, in the order they are started."""
+    settings = installation.settings
+    home, where = settings.home.resolve(), _addresses(installation)
+    binaries = Path(sys.executable).parent
+    dagster_home, logs = home / "dagster", home / "logs"
+    for folder in (dagster_home, logs, home / "mlflow"):
+        folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(_project_file("dagster.yaml"), dagster_home / "dagster.yaml")
+    workspace = str(_project_file("workspace.yaml"))
+    env = {
+        **os.environ,
+        "DAGSTER_HOME": str(dagster_home),
+        "ORCHA_HOME": str(home),
+        "ORCHA_CODE_SERVER_PORT": str(settings.services.code_server_port),
+        "ORCHA_MLFLOW_PORT": str(settings.services.mlflow_port),
+        "ORCHA_MLFLOW": str(binaries / "mlflow"),
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+    def service(name: str, command: list[str], ready: Callable[[], bool], start_timeout: float = 120.0) -> Service:
+        return Service(
+            name=name,
+            command=command,
+            env=env,
+            cwd=Path.cwd(),
+            log_path=logs / f"{name}.log",
+            ready=ready,
+            start_timeout=start_timeout,
+        )
+
+    dagster = [
+        service(
+            "code-server",
+            [
+                str(binaries / "dagster"),
+                *("code-server", "start", "-m", "orcha_pipeline.definitions", "-a", "defs"),
+                *("-h", "127.0.0.1", "-p", str(settings.services.code_server_port)),
+            ],
+            _port_open(settings.services.code_server_port),
+        ),
+        service(
+            "webserver",
+            [
+                str(binaries / "dagster-webserver"),
+                *("-w", workspace, "-h", "127.0.0.1", "-p", str(settings.services.dagster_port)),
+            ],
+            _answers(f"{where.dagster}/server_info"),
+        ),
+        service("daemon", [str(binaries / "dagster-daemon"), "run", "-w", workspace], lambda: True),
+    ]
+    mlflow = service("mlflow", ["sh", str(_project_file("mlflow/serve.sh"))], _answers(f"{where.mlflow}/health"), 180.0)
+    return [*([_testnet(installation, service, started_at)] if installation.simulated else []), *dagster, mlflow]
+
+
+def _testnet(installation: Installation, service: Callable[..., Service], started_at: datetime) -> Service:
+    settings = installation.settings
+    start = hour_of(started_at - timedelta(days=settings.testnet.history_days))
+    command = [sys.executable, "-m", "orcha_pipeline.testnet.server"]
+    command += ["--state", str(settings.home.resolve() / "testnet"), "--port", str(settings.testnet.port)]
+    command += ["--seed", str(settings.testnet.seed), "--start", start.isoformat()]
+    for flag, path in (("--world", settings.testnet.world), ("--prices", settings.testnet.prices)):
+        if path is not None:
+            command += [flag, str(path.resolve())]
+    return service("testnet", command, _answers(f"http://127.0.0.1:{settings.testnet.port}/testnet/health"))
+
+
+def _port_open(port: int) -> Callable[[], bool]:
+    import socket
+
+    def ready() -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(1.0)
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    return ready
+
+
+@dataclass(frozen=True, slots=True)
+class _Flow:
+    """The steps from nothing to the first decision, each shown as it goes."""
+
+    installation: Installation
+    warehouse: Warehouse
+    api: DagsterApi
+    console: Console
+
+    def follow(self, run_id: str, what: str, *, total: int | None, done: Callable[[int], int]) -> None:
+        """Show a run's progress until it ends. `done` turns finished steps into progress. Raises if it failed."""
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeElapsedColumn(), console=self.console, transient=True) as progress:
+            task = progress.add_task(what, total=total)
+            while True:
+                state = self.api.run_state(run_id)
+                step = f" ({state.step_now.replace('__', '/')})" if state.step_now else ""
+                progress.update(task, completed=done(state.steps_done), description=f"{what}{step}")
+                if state.ended:
+                    break
+                time.sleep(POLL_SECONDS)
+        if state.status != "SUCCESS":
+            raise SupervisionError(
+                f"{what}: the run ended as {state.status.lower()}. {self.api.why_failed(run_id)}\n"
+                f"Everything about it: {self.installation_page(run_id)}"
+            )
+
+    def installation_page(self, run_id: str) -> str:
+        """The run's page in the Dagster UI."""
+        return f"{_addresses(self.installation).dagster}/runs/{run_id}"
+
+    def timed(self, what: str, action: Callable[[], str]) -> None:
+        """Do one step and print its line: what it came to, and the seconds it took."""
+        started = time.monotonic()
+        result = action()
+        self.console.print(f"[green]✓[/] {what}: {result} [dim]({time.monotonic() - started:.0f} s)[/]")
+
+    def record_history(self) -> str:
+        """Record what there is of the past, once."""
+        clock, settings = self.installation.clock, self.installation.settings
+        end = hour_of(datetime.now(UTC))
+        stepped = isinstance(clock, SteppedClock) and not clock.is_live()
+        start = hour_of(clock.now()) if stepped else end - timedelta(days=settings.testnet.history_days)
+        hours = (end - start) // HOUR + 1
+        look_back = {"hours": (end - start) // HOUR}
+        run_id = self.api.launch(
+            "record_history",
+            tags={
+                "dagster/asset_partition_range_start": start.strftime(HOUR_FORMAT),
+                "dagster/asset_partition_range_end": end.strftime(HOUR_FORMAT),
+            },
+            ops={"earnings_hourly": look_back, "features": look_back},
+        )
+
+        def passed(steps: int) -> int:
+            # The testnet's own clock tells how far its past has been played.
+            return min(hours, (clock.now() - start) // HOUR) if stepped else steps
+
+        self.follow(run_id, "Recording history", total=hours if stepped else 3, done=passed)
+        with self.warehouse.read() as connection:
+            rows = decisions.count_features(connection)
+        how = "time-lapse of" if stepped else "what the nodes remember of"
+        return f"{how} {hours / 24:.0f} days, {rows:,} node-hours"
+
+    def train(self) -> str:
+        """Train a model a protocol, once."""
+        protocols = sorted(set(self.installation.node_protocols().values()))
+        run_id = self.api.launch("train_models")
+        self.follow(run_id, "Training", total=len(protocols), done=lambda steps: steps)
+        with self.warehouse.read() as connection:
+            trained = decisions.champions(connection)
+        return ", ".join(f"{m.protocol} v{m.version} ({m.kind})" for m in trained.values())
+
+    def cycle(self) -> str:
+        """Run one cycle now, outside the schedule."""
+        key = hour_of(self.installation.clock.now()).strftime(HOUR_FORMAT)
+        run_id = self.api.launch("cycle", tags={"dagster/partition": key})
+        self.follow(run_id, "First cycle", total=None, done=lambda steps: steps)
+        with self.warehouse.read() as connection:
+            latest = decisions.latest_decisions(connection)
+        return ", ".join(f"{d.host}: {d.verdict.value}" for d in latest)
+
+    def application(self) -> str:
+        """Wait until the latest decisions that say reallocate have been carried out."""
+        deadline = time.monotonic() + APPLY_TIMEOUT.total_seconds()
+        with self.console.status("Applying the decision"):
+            while time.monotonic() < deadline:
+                with self.warehouse.read() as connection:
+                    waiting = decisions.unapplied(connection)
+                    applied = decisions.latest_applications(connection)
+                if not waiting:
+                    return ", ".join(f"{a.status.value}{f' ({a.reason})' if a.reason else ''}" for a in applied)
+                time.sleep(POLL_SECONDS)
+        raise SupervisionError(
+            f"The decision was not carried out within {APPLY_TIMEOUT.total_seconds() / 60:.0f} minutes. "
+            f"Look at the runs of apply_allocation: {_addresses(self.installation).dagster}/runs"
+        )
+
+
+def up(installation: Installation, console: Console, *, once: bool) -> None:
+    """Start everything, reach a decision, print it; then watch over the services until interrupted.
+
+    With `once`, end after the first full cycle. Raises the `OrchaError` family; leaves no process behind.
+    """
+    settings, started_at = installation.settings, datetime.now(UTC)
+    where = _addresses(installation)
+    if installation.simulated:
+        console.print("[yellow]No node is configured: running on the testnet. Everything shown is simulated.[/]")
+    with ExitStack() as stack:
+        stack.enter_context(instance_lock(settings.home, addresses=(where.dagster, where.mlflow)))
+        _check_ports(installation)
+        warehouse = installation.warehouse
+        made = warehouse.migrate()
+        console.print(f"[green]✓[/] Warehouse: {settings.warehouse_path}{' (new)' if made else ''}")
+        supervisor = stack.enter_context(Supervisor())
+        with console.status("Starting the services") as status:
+            supervisor.start(
+                services_of(installation, started_at),
+                on_ready=lambda name: status.update(f"Starting the services ({name} is up)"),
+            )
+        console.print(f"[green]✓[/] Services: {', '.join(supervisor.names())}")
+        api = DagsterApi(where.dagster)
+        stack.callback(api.close)
+        _wait_until_loaded(api, console)
+        flow = _Flow(installation, warehouse, api, console)
+        with warehouse.read() as connection:
+            has_history = decisions.count_features(connection) > 0
+            missing = set(installation.node_protocols().values()) - set(decisions.champions(connection))
+        if not has_history:
+            flow.timed("History", flow.record_history)
+        if missing:
+            flow.timed("Models", flow.train)
+        flow.timed("Cycle", flow.cycle)
+        with warehouse.read() as connection:
+            to_apply = decisions.unapplied(connection)
+        if to_apply:
+            flow.timed("Application", flow.application)
+        with warehouse.read() as connection:
+            for decision in decisions.latest_decisions(connection):
+                console.print(
+                    decision_table(decision, protocols=installation.node_protocols(), simulated=installation.simulated)
+                )
+        console.print(f"Dagster: [link]{where.dagster}[/]   MLflow: [link]{where.mlflow}[/]")
+        if once:
+            return
+        console.print(f"A cycle runs at [bold]{settings.cycle_cron}[/] (UTC). Ctrl-C ends everything.")
+        supervisor.watch(on_restart=lambda name, why: console.print(f"[yellow]{name} was restarted: {why}[/]"))
+
+
+def _wait_until_loaded(api: DagsterApi, console: Console) -> None:
+    deadline = time.monotonic() + 120
+    with console.status("Loading the project into Dagster"):
+        while time.monotonic() < deadline:
+            error = api.load_error()
+            if error is None:
+                return
+            if error:
+                raise SupervisionError(f"Dagster cannot load the project: {error}")
+            time.sleep(POLL_SECONDS)
+    raise SupervisionError("Dagster did not load the project within 120 s. See .orcha/logs/code-server.log.")

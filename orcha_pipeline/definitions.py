@@ -22,7 +22,6 @@ from orcha_pipeline.settings_file import load_settings
 def build_defs(settings: Settings) -> dg.Definitions:
     """Everything, for the given settings. Nothing is connected to, and no heavy library is imported."""
     protocols = protocol_names()
-    jobs = build_jobs(protocols)
     return dg.Definitions(
         assets=[
             build_ingest(protocols),
@@ -34,9 +33,9 @@ def build_defs(settings: Settings) -> dg.Definitions:
             build_application(),
         ],
         asset_checks=build_checks(),
-        jobs=list(jobs.values()),
-        schedules=build_schedules(jobs, cycle_cron=settings.cycle_cron),
-        sensors=build_sensors(jobs),
+        jobs=build_jobs(protocols),
+        schedules=build_schedules(cycle_cron=settings.cycle_cron),
+        sensors=build_sensors(),
         resources={
             "nodes": NodesResource(),
             "warehouse": WarehouseResource(database=str(settings.warehouse_path)),

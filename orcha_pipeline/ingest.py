@@ -102,7 +102,7 @@ def ingest_now(
         last = facts.last_observed(connection, slot_of(now))
         known = facts.last_prices(connection)
     report = IngestReport()
-    readings = read_nodes(list(adapters.values()), _windows(list(adapters), last, now))
+    readings = read_nodes(list(adapters.values()), _windows(list(adapters), last, now), now)
     _write(warehouse, installation, readings, prices.read(known), report)
     # The machine this runs on is real even where its nodes are the testnet's.
     usage = read_host_metrics(installation.settings.home)
@@ -137,7 +137,8 @@ def ingest_time_lapse(
     kept_prices: list[PriceReading] = []
     while hour < window.end and hour <= wall_clock.now():
         clock.advance_to(max(hour, clock.now()))
-        readings = read_nodes(list(adapters.values()), _windows(list(adapters), last, clock.now()))
+        now = clock.now()
+        readings = read_nodes(list(adapters.values()), _windows(list(adapters), last, now), now)
         last.update({r.node: r.observed_at for r in readings if r.earnings})
         found = prices.read(known)
         known.update({p.token: p.usd for p in found if p.usd is not None})
@@ -174,7 +175,12 @@ def ingest_history(
             continue
         with warehouse.write() as connection:
             report.rows[protocols[node], "earnings"] += facts.record_earnings_history(connection, node, found)
-    history = [price for token in prices.tokens for price in prices.history(token, window)]
-    with warehouse.write() as connection:
-        report.price_rows += facts.record_prices(connection, history)
+    for token in prices.tokens:
+        try:
+            history = prices.history(token, window)
+        except AdapterError as error:
+            report.failures[f"prices of {token}"] = error.message
+            continue
+        with warehouse.write() as connection:
+            report.price_rows += facts.record_prices(connection, history)
     return report

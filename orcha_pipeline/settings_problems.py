@@ -131,7 +131,12 @@ def _shown(value: object, path: KeyPath) -> str:
         return json.dumps(value if len(value) <= 40 else value[:40] + "...", ensure_ascii=False)
     if isinstance(value, int | float):
         return str(value)
-    return "a table" if isinstance(value, dict) else "a list" if isinstance(value, list | tuple) else "a value"
+    return _kind_of(value)
+
+
+def _kind_of(value: object) -> str:
+    kinds = {dict: "a table", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+    return kinds.get(type(value), "a date or time")
 
 
 def _unit_of(key: str) -> tuple[str, Mapping[str, float], float] | None:
@@ -180,11 +185,11 @@ _KINDS = {
     "string_sub_type": "it must be text, in quotes",
     "bool_type": "it must be true or false, without quotes",
     "path_type": "it must be a path, in quotes",
-    "dict_type": "it must be a table",
-    "model_type": "it must be a table",
-    "model_attributes_type": "it must be a table",
     "finite_number": "it must be a finite number",
 }
+
+
+_TABLES = ("dict_type", "model_type", "model_attributes_type")
 
 
 def explained(details: ErrorDetails) -> Problem:
@@ -216,7 +221,9 @@ def _fault(details: ErrorDetails, path: KeyPath) -> str:  # noqa: PLR0911 (a tab
     if kind == "string_pattern_mismatch":
         return f"is {shown}; a name has lower-case letters, digits, - and _ only, up to 63, such as {_slug(value)}"
     if kind == "tuple_type":
-        return f"is {shown}; each of them is a table of its own, under [[{key}]]"
+        return f"is {_kind_of(value)}; each of them is a table of its own, under [[{key}]]"
+    if kind in _TABLES:
+        return f"is {_kind_of(value)}; it must be a table"
     if kind in _KINDS:
         return f"is {shown}; {_KINDS[kind]}"
     return f"is {shown}; {details['msg'].removeprefix('Value error, ')}"

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -51,7 +52,7 @@ def _addresses(installation: Installation) -> Addresses:
 def _answers(url: str) -> Callable[[], bool]:
     def ready() -> bool:
         try:
-            return httpx.get(url, timeout=2.0).status_code == httpx.codes.OK
+            return httpx.get(url, timeout=2.0).is_success
         except httpx.HTTPError:
             return False
 
@@ -146,8 +147,6 @@ def _testnet(installation: Installation, service: Callable[..., Service], starte
 
 
 def _port_open(port: int) -> Callable[[], bool]:
-    import socket
-
     def ready() -> bool:
         with socket.socket() as probe:
             probe.settimeout(1.0)

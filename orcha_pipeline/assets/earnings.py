@@ -1,5 +1,6 @@
 """Hourly earnings in native units and USD, and the features that models learn from."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -26,7 +27,7 @@ def _window(nodes: NodesResource, config: LookBack) -> Window:
     return Window(now - timedelta(hours=config.hours), now)
 
 
-def build_earnings(protocols: list[str]) -> list[dg.AssetsDefinition]:
+def build_earnings(protocols: Sequence[str]) -> list[dg.AssetsDefinition]:
     """The assets of this module, downstream of every protocol's raw facts."""
 
     @dg.asset(

@@ -1,6 +1,7 @@
 """The jobs: record history, train, the 15-minute cycle, apply one decision. Each run is one process."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import dagster as dg
 
@@ -8,7 +9,6 @@ from orcha_pipeline.assets.application import ALLOCATION_APPLICATION
 from orcha_pipeline.assets.earnings import EARNINGS_HOURLY, FEATURES
 from orcha_pipeline.assets.ingest import PRICES, fact_keys
 from orcha_pipeline.assets.models import model_keys
-from orcha_pipeline.assets.partitions import hourly
 
 CYCLE = "cycle"
 RECORD_HISTORY = "record_history"
@@ -16,17 +16,16 @@ TRAIN_MODELS = "train_models"
 APPLY_ALLOCATION = "apply_allocation"
 
 
-def build_jobs(protocols: Sequence[str]) -> dict[str, dg.UnresolvedAssetJobDefinition]:
-    """Job name -> job."""
+def build_jobs(protocols: Sequence[str]) -> list[Any]:  # Dagster does not export the type of an asset job
+    """All jobs."""
     raw = [*fact_keys(protocols), PRICES]
     models = dg.AssetSelection.assets(*model_keys(protocols))
     application = dg.AssetSelection.assets(ALLOCATION_APPLICATION)
-    jobs = [
+    return [
         dg.define_asset_job(
             CYCLE,
             selection=dg.AssetSelection.all() - models - application,
             description="Every 15 minutes: read, value, forecast, look for anomalies, plan, decide.",
-            partitions_def=hourly,
             executor_def=dg.in_process_executor,
             tags={"orcha/cycle": "true", "dagster/max_runtime": "840", "dagster/priority": "5"},
         ),
@@ -34,7 +33,6 @@ def build_jobs(protocols: Sequence[str]) -> dict[str, dg.UnresolvedAssetJobDefin
             RECORD_HISTORY,
             selection=dg.AssetSelection.assets(*raw, EARNINGS_HOURLY, FEATURES).without_checks(),
             description="Once: what the nodes still know of their past, or the testnet's past as a time-lapse.",
-            partitions_def=hourly,
             executor_def=dg.in_process_executor,
             tags={"orcha/cycle": "true"},
         ),
@@ -52,4 +50,3 @@ def build_jobs(protocols: Sequence[str]) -> dict[str, dg.UnresolvedAssetJobDefin
             tags={"orcha/apply": "true", "dagster/priority": "10"},
         ),
     ]
-    return {job.name: job for job in jobs}

@@ -1,6 +1,5 @@
 """The clockwork: a cycle every 15 minutes, a training every week."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -26,14 +25,12 @@ def active_run(instance: dg.DagsterInstance, job_name: str) -> str | None:
     return runs[0].run_id if runs else None
 
 
-def build_schedules(
-    jobs: Mapping[str, dg.UnresolvedAssetJobDefinition], *, cycle_cron: str
-) -> list[dg.ScheduleDefinition]:
+def build_schedules(*, cycle_cron: str) -> list[dg.ScheduleDefinition]:
     """Both schedules, on by default."""
 
     @dg.schedule(
         name="every_15_minutes",
-        job=jobs[CYCLE],
+        job_name=CYCLE,
         cron_schedule=cycle_cron,
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
@@ -52,7 +49,7 @@ def build_schedules(
 
     weekly = dg.ScheduleDefinition(
         name="weekly_training",
-        job=jobs[TRAIN_MODELS],
+        job_name=TRAIN_MODELS,
         cron_schedule="20 3 * * 1",
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,

@@ -1,6 +1,6 @@
 """The sensor that has a decision carried out, once."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import dagster as dg
 
@@ -9,13 +9,13 @@ from orcha_pipeline.assets.application import ALLOCATION_APPLICATION
 from orcha_pipeline.automation.jobs import APPLY_ALLOCATION
 
 
-def build_sensors(jobs: Mapping[str, dg.UnresolvedAssetJobDefinition]) -> list[dg.SensorDefinition]:
+def build_sensors() -> list[dg.SensorDefinition]:
     """The decision's sensor, on by default."""
 
     @dg.asset_sensor(
         name="apply_decision",
         asset_key=ALLOCATION_DECISION,
-        job=jobs[APPLY_ALLOCATION],
+        job_name=APPLY_ALLOCATION,
         minimum_interval_seconds=10,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Starts one run per decision that says reallocate; its run key is the decision's id.",

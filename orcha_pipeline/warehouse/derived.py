@@ -36,8 +36,8 @@ def rebuild_earnings_hourly(
 ) -> list[EarnedBucket]:
     """Compute `earnings_hourly` anew for the full hours of `window`.
 
-    `tokens`: node -> (token that prices its native unit, tokens per native unit). A token of None means that the
-    native unit is the US dollar; a factor of None means that nobody knows what the unit is worth.
+    `tokens`: node -> (token that prices its native unit, tokens per native unit); None where nobody knows. What is
+    earned in US dollars needs no price.
     """
     around = Window(window.start - LOOK_AROUND, window.end + LOOK_AROUND)
     observations = earnings_observations(connection, around)
@@ -45,10 +45,10 @@ def rebuild_earnings_hourly(
     rows: list[EarnedBucket] = []
     for node, found in observations.items():
         token, factor = tokens.get(node, (None, None))
-        if factor is None:
-            price_at: PriceAt = _no_price
-        elif token is None:
-            price_at = _dollar
+        if found[0].unit == "USD":
+            price_at: PriceAt = _dollar
+        elif token is None or factor is None:
+            price_at = _no_price
         else:
             price_at = price_lookup(samples.get(token, []), factor)
         rows += earned(node, found, window, price_at)

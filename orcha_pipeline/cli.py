@@ -15,7 +15,7 @@ app = typer.Typer(
     help="Re-divides a machine between DePIN nodes by what each of them earns.",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_show_locals=False,  # locals may hold a token
+    pretty_exceptions_enable=False,  # it would print local values, and one of them may be a token
 )
 prices_app = typer.Typer(help="Token prices.", no_args_is_help=True)
 testnet_app = typer.Typer(help="The emulated nodes.", no_args_is_help=True)

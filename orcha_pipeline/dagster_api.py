@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -67,6 +68,16 @@ class RunState:
     def ended(self) -> bool:
         """Whether it will change no more."""
         return self.status in ENDED
+
+
+def prepare_instance(dagster_home: Path) -> None:
+    """Make the instance's databases, before several processes would do so at the same moment and collide."""
+    import dagster as dg
+
+    with dg.DagsterInstance.from_config(str(dagster_home)) as instance:
+        instance.get_runs_count()
+        instance.get_latest_materialization_event(dg.AssetKey(LOCATION_NAME))
+        instance.all_instigator_state()
 
 
 class DagsterApi:

@@ -1,6 +1,6 @@
 """Runs one command and answers for every process that comes of it: none outlives this one or its parent.
 
-`python -m orcha_pipeline.guardian PARENT_PID GRACE_SECONDS STOP_SIGNAL COMMAND...`
+`python -P -m orcha_pipeline.guardian PARENT_PID GRACE_SECONDS STOP_SIGNAL COMMAND...`
 
 The guardian adopts whatever the command's processes leave behind (it is their subreaper), also those that went into a
 session of their own. On SIGTERM, when the command ends, or when the parent is gone, even by kill -9, it sends the stop

@@ -192,7 +192,10 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
             reader = csv.DictReader(text, strict=True)
             _require_columns(path, reader.fieldnames or ())
             for row in reader:
-                yield f"{path}, line {reader.line_num}", row["unique_id"], row["ds"], row["y"]
+                where = f"{path}, line {reader.line_num}"
+                if None in row:  # what DictReader calls the fields beyond the header's
+                    raise SettingsError(f"{where}: more fields than the header has; write decimals with a point")
+                yield where, row["unique_id"], row["ds"], row["y"]
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {error.strerror or error}") from None
     except (UnicodeDecodeError, EOFError, zlib.error, csv.Error) as error:

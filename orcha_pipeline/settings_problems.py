@@ -135,8 +135,9 @@ def _shown(value: object, path: KeyPath) -> str:
 
 
 def _kind_of(value: object) -> str:
-    kinds = {dict: "a table", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
-    return kinds.get(type(value), "a date or time")
+    kinds: dict[type, str] = {dict: "a table", list: "a list", str: "text", bool: "a truth value"}
+    number = "a number" if isinstance(value, int | float) else "a date or time"
+    return kinds.get(type(value), number)
 
 
 def _unit_of(key: str) -> tuple[str, Mapping[str, float], float] | None:
@@ -218,7 +219,7 @@ def _fault(details: ErrorDetails, path: KeyPath) -> str:  # noqa: PLR0911 (a tab
     if kind == "literal_error":
         known = re.findall(r"'([^']*)'", context["expected"])
         return f"is {shown}; {_suggested(str(value), known)}"
-    if kind == "string_pattern_mismatch":
+    if kind == "string_pattern_mismatch" and key == "name":
         return f"is {shown}; a name has lower-case letters, digits, - and _ only, up to 63, such as {_slug(value)}"
     if kind == "tuple_type":
         return f"is {_kind_of(value)}; each of them is a table of its own, under [[{key}]]"

@@ -15,7 +15,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from orcha_pipeline.dagster_api import DagsterApi
+from orcha_pipeline.dagster_api import DagsterApi, prepare_instance
 from orcha_pipeline.decision_view import decision_table
 from orcha_pipeline.errors import SupervisionError
 from orcha_pipeline.installation import Installation, SteppedClock
@@ -87,6 +87,7 @@ def services_of(installation: Installation, started_at: datetime) -> list[Servic
     for folder in (dagster_home, logs, home / "mlflow"):
         folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(_project_file("dagster.yaml"), dagster_home / "dagster.yaml")
+    prepare_instance(dagster_home)
     workspace = str(_project_file("workspace.yaml"))
     env = {
         **os.environ,
@@ -95,6 +96,8 @@ def services_of(installation: Installation, started_at: datetime) -> list[Servic
         "ORCHA_CODE_SERVER_PORT": str(settings.services.code_server_port),
         "ORCHA_MLFLOW_PORT": str(settings.services.mlflow_port),
         "ORCHA_MLFLOW": str(binaries / "mlflow"),
+        # Recording history touches thousands of partitions in one run: one planned event an asset, not one each.
+        "DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS": "true",
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "PYTHONUNBUFFERED": "1",
     }

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import ClassVar
 
 import httpx
@@ -61,6 +62,11 @@ class Adapter(ABC):
     def node(self) -> str:
         """The configured name."""
         return self.settings.name
+
+    @property
+    def tokens_per_native(self) -> Decimal | None:
+        """How many of `token` one native unit is worth; None where nobody knows, so that it has no price."""
+        return Decimal(1)
 
     @abstractmethod
     def health(self) -> HealthReading:

@@ -1,0 +1,57 @@
+# `make run` installs what is missing and starts Orcha; `make test` installs what is missing and runs the tests.
+# Arguments are passed on: make run ARGS=--once; make test ARGS="-k storj -x".
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# The uv on PATH, else one of our own.
+UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
+
+# The environment is ours, whatever the caller has activated.
+unexport VIRTUAL_ENV
+export UV_PROJECT_ENVIRONMENT := $(VENV)
+
+.PHONY: help setup run test lint clean
+
+help: ## Show this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(STAMP) ## Install everything into .venv (the others do so by themselves)
+	@echo "Everything is installed in $(VENV)"
+
+run: $(STAMP) ## Start Orcha and watch over it until Ctrl-C (ARGS=--once leaves after one cycle)
+	@exec $(BIN)/orcha up $(ARGS)
+
+test: $(STAMP) ## Run the tests (ARGS go to pytest)
+	@exec $(BIN)/pytest $(ARGS)
+
+lint: $(STAMP) ## Check style, format, types and the lock file
+	@$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/basedpyright
+	$(UV) lock --check
+
+clean: ## Remove what was installed and cached here; the data in .orcha stays
+	@rm -rf $(VENV) .uv .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -not -path './.orcha/*' -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))
+	@$(UV) sync --locked --compile-bytecode
+	touch $@
+
+.uv/bin/uv:
+	@echo "uv is not installed: getting it into .uv/"
+	if ! python3 -m venv .uv; then
+		rm -rf .uv
+		echo "python3 cannot make virtual environments here." >&2
+		echo "Install its venv module (Debian, Ubuntu: apt install python3-venv) or uv itself, and try again." >&2
+		exit 1
+	fi
+	.uv/bin/pip install --quiet --disable-pip-version-check uv

@@ -1,0 +1,371 @@
+"""Carrying out a decision step by step: shrink before grow, everything journaled, read back, rolled back on failure.
+
+Speaks to nodes through their adapters and to the warehouse through a `Journal`; keeps nothing between applications.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Literal, Protocol
+
+from orcha_pipeline.allocation.gates import Change
+from orcha_pipeline.allocation.plan import total_use
+from orcha_pipeline.clock import Clock
+from orcha_pipeline.errors import AdapterError, OrchaError
+from orcha_pipeline.model import RESOURCES, ApplicationStatus, Lever, Resources
+from orcha_pipeline.protocols.base import Adapter
+
+_SLACK = 1e-9  # part of a capacity: rounding error of a sum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One move of one lever, as the table `application_steps` keeps it: written before it acts and again after."""
+
+    application_id: str
+    step: int
+    kind: Literal["apply", "rollback"]
+    node: str
+    lever: str
+    previous: float | None
+    requested: float
+    read_back: float | None
+    status: Literal["intended", "done", "failed"]
+    error: str
+    started_at: datetime
+    ended_at: datetime | None
+
+
+class Journal(Protocol):
+    """Where steps are kept. Both methods return only when the step is safely written."""
+
+    def step_intended(self, step: Step) -> None:
+        """A step that is about to act."""
+        ...
+
+    def step_finished(self, step: Step) -> None:
+        """The same step with what came of it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplicationOutcome:
+    """What came of an application. `reason` is for the operator; after a failed rollback it says what to do."""
+
+    status: ApplicationStatus
+    reason: str
+    steps: tuple[Step, ...]
+    started_at: datetime
+    ended_at: datetime
+
+
+class ApplicationError(OrchaError):
+    """Something nobody expected happened during an application. `outcome` tells how the nodes were left."""
+
+    def __init__(self, outcome: ApplicationOutcome) -> None:
+        self.outcome = outcome
+        super().__init__(outcome.reason)
+
+
+def apply_changes(
+    changes: Sequence[Change],
+    *,
+    application_id: str,
+    adapters: Mapping[str, Adapter],
+    journal: Journal,
+    clock: Clock,
+    capacity: Resources,
+    demands: Mapping[str, Resources],
+    others: Resources,
+) -> ApplicationOutcome:
+    """Move the levers of `changes`, or leave everything as it was.
+
+    `adapters` and `demands` (use at share 1.0) are by node and cover at least the changed ones; `others` is what the
+    host's unchanged nodes use. Nothing is touched (`dropped`) unless every lever still stands where the decision
+    found it and no moment of the sequence exceeds `capacity`. A step that fails or reads back more than half a step
+    of the lever away is undone with all before it, last first (`rolled_back`, or `rollback_failed`). An error outside
+    the adapters' family is rolled back likewise and then raised as `ApplicationError`.
+    """
+    application = _Application(
+        application_id=application_id,
+        adapters=adapters,
+        journal=journal,
+        clock=clock,
+        capacity=capacity,
+        demands=demands,
+        others=others,
+    )
+    return application.carry_out(changes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """A change with the lever as the node describes it now."""
+
+    change: Change
+    lever: Lever
+
+    @property
+    def tolerance(self) -> float:
+        return self.lever.step / 2
+
+
+class _Dropped(Exception):  # noqa: N818 -- a reason to stop, not an error
+    """Nothing was touched; the text says why."""
+
+
+class _Application:
+    """One application under way."""
+
+    def __init__(
+        self,
+        *,
+        application_id: str,
+        adapters: Mapping[str, Adapter],
+        journal: Journal,
+        clock: Clock,
+        capacity: Resources,
+        demands: Mapping[str, Resources],
+        others: Resources,
+    ) -> None:
+        self._id = application_id
+        self._adapters = adapters
+        self._journal = journal
+        self._clock = clock
+        self._capacity = capacity
+        self._demands = demands
+        self._others = others
+        self._steps: list[Step] = []
+        self._shares: dict[str, float] = {}
+        """What each changed node takes at most, as far as is known."""
+        self._limit = capacity
+        self._begun: list[_Move] = []
+        """Moves that may have acted, in order."""
+
+    def carry_out(self, changes: Sequence[Change]) -> ApplicationOutcome:
+        started = self._clock.now()
+        try:
+            moves = self._prepared(changes)
+            failure = self._forward(moves)
+        except _Dropped as why:
+            return self._outcome(ApplicationStatus.DROPPED, str(why), started)
+        except BaseException as unexpected:
+            told = f"{type(unexpected).__name__}: {unexpected}" if str(unexpected) else type(unexpected).__name__
+            outcome = self._rolled_back(f"The application broke off ({told}).", started)
+            if isinstance(unexpected, Exception):
+                raise ApplicationError(outcome) from unexpected
+            raise  # an interrupt or the end of the process: the nodes are back, now it may have its way
+        if failure:
+            return self._rolled_back(failure, started)
+        told = ", ".join(f"{move.change.node} {move.lever.name} = {_value(move)}" for move in moves)
+        return self._outcome(ApplicationStatus.APPLIED, f"Applied and read back: {told}.", started)
+
+    # --- before the first step
+
+    def _prepared(self, changes: Sequence[Change]) -> list[_Move]:
+        """The moves in a safe order, after every reason not to begin has been looked for."""
+        if not changes:
+            raise _Dropped("There is nothing to change.")
+        if len({change.node for change in changes}) < len(changes):
+            raise _Dropped("A node is to be changed twice in one decision.")
+        moves = [self._read(change) for change in changes]
+        moves.sort(key=lambda move: move.change.share_to > move.change.share_from)  # shrink before grow
+        self._shares = {move.change.node: move.change.share_from for move in moves}
+        # Where today's use is above capacity already, it must at least never rise.
+        now = self._use().as_dict()
+        self._limit = Resources(**{name: max(now[name], most) for name, most in self._capacity.as_dict().items()})
+        shares = dict(self._shares)
+        for move in moves:
+            shares[move.change.node] = move.change.share_to
+            if exceeded := self._exceeded(shares):
+                raise _Dropped(f"Moving {move.change.node} would exceed the host's {exceeded}.")
+        return moves
+
+    def _read(self, change: Change) -> _Move:
+        """The lever as it stands; dropped unless it stands where the decision found it."""
+        adapter = self._adapters.get(change.node)
+        if adapter is None or change.node not in self._demands:
+            raise _Dropped(f"{change.node} is not configured any more.")
+        try:
+            lever = next((lever for lever in adapter.levers() if lever.name == change.lever), None)
+            reading = adapter.allocation()
+        except AdapterError as failure:
+            raise _Dropped(f"{change.node} could not be read before the first step: {failure.message}") from failure
+        if lever is None:
+            raise _Dropped(f"{change.node} has no lever {change.lever} any more.")
+        if not lever.writable:
+            raise _Dropped(f"{change.node}: {lever.why_not or f'its {lever.name} cannot be changed from here'}.")
+        if reading.lever != change.lever or reading.value is None:
+            raise _Dropped(f"{change.node} does not tell where its {change.lever} stands.")
+        if abs(reading.value - change.value_from) > lever.step / 2:
+            raise _Dropped(
+                f"{change.node}: {change.lever} stands at {reading.value:g} {lever.unit}, "
+                f"but the decision was made at {change.value_from:g}."
+            )
+        if not lever.minimum - lever.step / 2 <= change.value_to <= lever.maximum + lever.step / 2:
+            raise _Dropped(
+                f"{change.node}: {change.lever} takes {lever.minimum:g} to {lever.maximum:g} {lever.unit} now, "
+                f"not {change.value_to:g}."
+            )
+        return _Move(replace(change, value_from=reading.value), lever)
+
+    # --- forward
+
+    def _forward(self, moves: Sequence[_Move]) -> str:
+        """Carry out the moves; returns what failed, or nothing."""
+        for move in moves:
+            change = move.change
+            step = self._intended("apply", move, previous=change.value_from, requested=change.value_to)
+            self._journal.step_intended(step)
+            self._begun.append(move)
+            # Until it is read back the node may stand on either side.
+            self._shares[change.node] = max(change.share_from, change.share_to)
+            finished = self._acted(step, move)
+            self._journal.step_finished(finished)
+            if finished.status == "failed":
+                return f"{change.node}: {finished.error}"
+            self._shares[change.node] = change.share_to
+        return ""
+
+    def _intended(
+        self, kind: Literal["apply", "rollback"], move: _Move, *, previous: float | None, requested: float
+    ) -> Step:
+        step = Step(
+            application_id=self._id,
+            step=len(self._steps),
+            kind=kind,
+            node=move.change.node,
+            lever=move.lever.name,
+            previous=previous,
+            requested=requested,
+            read_back=None,
+            status="intended",
+            error="",
+            started_at=self._clock.now(),
+            ended_at=None,
+        )
+        self._steps.append(step)
+        return step
+
+    def _acted(self, step: Step, move: _Move) -> Step:
+        """Move the lever as `step` says; an adapter's error or a wrong read-back is in the step that comes back."""
+        try:
+            applied = self._adapters[step.node].apply(step.lever, step.requested)
+        except AdapterError as failure:
+            return self._finished(step, None, failure.message)
+        if applied.read_back is None:
+            return self._finished(step, None, f"{step.lever} could not be read back")
+        if not abs(applied.read_back - step.requested) <= move.tolerance:
+            told = f"{step.lever} reads back {applied.read_back:g} {move.lever.unit} instead of {step.requested:g}"
+            return self._finished(step, applied.read_back, told)
+        return self._finished(step, applied.read_back, "")
+
+    def _finished(self, step: Step, read_back: float | None, error: str) -> Step:
+        finished = replace(
+            step,
+            read_back=read_back,
+            status="failed" if error else "done",
+            error=error,
+            ended_at=self._clock.now(),
+        )
+        self._steps[step.step] = finished
+        return finished
+
+    # --- back
+
+    def _rolled_back(self, why: str, started: datetime) -> ApplicationOutcome:
+        """Undo what was begun, last first. Every node is tried, whatever fails on the way."""
+        unclosed = [
+            self._finished(step, None, "broke off before it was read back")
+            for step in self._steps
+            if step.status == "intended"
+        ]
+        unwritten = [note for step in unclosed if (note := self._write(self._journal.step_finished, step))]
+        undone: list[str] = []
+        stuck: list[str] = []
+        for move in reversed(self._begun):
+            left_at = next(step.read_back for step in self._steps if step.node == move.change.node)
+            step = self._intended("rollback", move, previous=left_at, requested=move.change.value_from)
+            unwritten += filter(None, [self._write(self._journal.step_intended, step)])
+            finished = self._undone(step, move)
+            unwritten += filter(None, [self._write(self._journal.step_finished, finished)])
+            if finished.status == "done":
+                self._shares[move.change.node] = move.change.share_from
+                undone.append(move.change.node)
+            else:
+                stuck.append(f"{_to_do(move)} (it failed: {finished.error})")
+        notes = f" Not all steps could be written: {unwritten[0]}." if unwritten else ""
+        if stuck:
+            told = f"{why} Not everything could be set back. Please {'; '.join(stuck)}; then run the next cycle.{notes}"
+            return self._outcome(ApplicationStatus.ROLLBACK_FAILED, told, started)
+        if not self._begun:
+            return self._outcome(ApplicationStatus.DROPPED, f"{why} Nothing had been changed.{notes}", started)
+        told = f"{why} Set back and read back: {', '.join(undone)}.{notes}"
+        return self._outcome(ApplicationStatus.ROLLED_BACK, told, started)
+
+    def _undone(self, step: Step, move: _Move) -> Step:
+        """Set one lever back, unless growing again would exceed the host because another node could not be set back."""
+        name = move.change.node
+        held, self._shares[name] = self._shares[name], max(self._shares[name], move.change.share_from)
+        if exceeded := self._exceeded(self._shares):
+            self._shares[name] = held
+            return self._finished(
+                step, None, f"left where it is, for setting it back would exceed the host's {exceeded}"
+            )
+        try:
+            finished = self._acted(step, move)
+        except Exception as unexpected:  # noqa: BLE001 -- the other nodes must still be set back; it is told in the step
+            finished = self._finished(step, None, f"{type(unexpected).__name__}: {unexpected}")
+        if finished.status == "failed" and self._stands_at(move):
+            # The answer was lost, the change was not: what the node itself shows is what counts.
+            finished = self._finished(step, move.change.value_from, "")
+        return finished
+
+    def _stands_at(self, move: _Move) -> bool:
+        """Whether a node reads as standing where it stood before the application."""
+        try:
+            value = self._adapters[move.change.node].allocation().value
+        except Exception:  # noqa: BLE001 -- unknown is not restored: the step stays failed with its own error
+            return False
+        return value is not None and abs(value - move.change.value_from) <= move.tolerance
+
+    # --- small parts
+
+    def _write(self, write: "_Write", step: Step) -> str:
+        """Write a step of a rollback. A journal that fails must not keep a node from being set back."""
+        try:
+            write(step)
+        except Exception as failure:  # noqa: BLE001 -- returned and told in the outcome
+            return f"{type(failure).__name__}: {failure}"
+        return ""
+
+    def _use(self, shares: Mapping[str, float] | None = None) -> Resources:
+        by_node = self._shares if shares is None else shares
+        return total_use([(self._others, 1.0), *((self._demands[node], share) for node, share in by_node.items())])
+
+    def _exceeded(self, shares: Mapping[str, float]) -> str:
+        """The resources that these shares would exceed, in words; empty where they fit."""
+        use, limit = self._use(shares).as_dict(), self._limit.as_dict()
+        return ", ".join(
+            f"{name} ({use[name]:g} of {limit[name]:g})"
+            for name in RESOURCES
+            if use[name] > limit[name] + _SLACK * max(1.0, limit[name])
+        )
+
+    def _outcome(self, status: ApplicationStatus, reason: str, started: datetime) -> ApplicationOutcome:
+        return ApplicationOutcome(
+            status=status, reason=reason, steps=tuple(self._steps), started_at=started, ended_at=self._clock.now()
+        )
+
+
+class _Write(Protocol):
+    def __call__(self, step: Step, /) -> None: ...
+
+
+def _value(move: _Move) -> str:
+    return f"{move.change.value_to:g} {move.lever.unit}"
+
+
+def _to_do(move: _Move) -> str:
+    change = move.change
+    return f"set {move.lever.name} of {change.node} to {change.value_from:g} {move.lever.unit} by hand"

@@ -1,0 +1,147 @@
+"""Reading everything from nodes at once: no part of a node, and no node, spoils another."""
+
+import logging
+import queue
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from threading import Thread
+from time import monotonic
+from typing import TypeVar
+
+from orcha_pipeline.errors import AdapterError, NodeConnectionError, UnsupportedError
+from orcha_pipeline.model import HealthReading, HealthState, NodeReading, Window
+from orcha_pipeline.protocols.base import Adapter
+from orcha_pipeline.protocols.http import remaining_seconds, time_budget
+
+T = TypeVar("T")
+PROGRAM_ERROR = "program"
+"""`error_kind` of a failure that is the adapter's own fault."""
+GRACE_SECONDS = 0.5
+"""How much later than its budget a node is given up: adapters end their calls themselves in time."""
+_log = logging.getLogger(__name__)
+
+
+class _Part:
+    """Reads the parts of one node and remembers what failed."""
+
+    def __init__(self, node: str) -> None:
+        self.node = node
+        self.failures: list[tuple[str, str, str]] = []
+        """(part, kind, reason)"""
+
+    def read(self, name: str, call: Callable[[], T], *, budget_share: float = 0.5) -> T | None:
+        """The part's value, or None where it failed or the node has no such thing.
+
+        A part may use `budget_share` of what is left of the node's time, so that a hanging one leaves some to others.
+        """
+        try:
+            with time_budget(remaining_seconds() * budget_share):
+                return call()
+        except UnsupportedError:
+            return None
+        except AdapterError as error:
+            self.failures.append((name, error.kind, error.message))
+        except Exception as error:  # noqa: BLE001 (a plug-in fails in any way; the cycle must end with the other nodes)
+            _log.exception("the adapter of node %s failed reading its %s", self.node, name)
+            self.failures.append((name, PROGRAM_ERROR, f"the adapter failed: {type(error).__name__} (see the log)"))
+        return None
+
+
+def read_node(adapter: Adapter, window: Window, now: datetime) -> NodeReading:
+    """Everything from one node, inside its own time budget. Never raises for what the node does.
+
+    `now` is the moment the reading is stamped with. What failed is told in `health`: a node whose health cannot be
+    read is unreachable or in error; one that fails in another part is in error, unless it is already worse off, but
+    for its use of resources, without which decisions can do.
+    """
+    part = _Part(adapter.node)
+    with time_budget(adapter.settings.timeout_seconds):
+        health = part.read("health", adapter.health)
+        levers = part.read("levers", adapter.levers)
+        allocation = part.read("allocation", adapter.allocation)
+        usage = part.read("usage", adapter.resource_usage)
+        earnings = part.read("earnings", lambda: adapter.earnings(window), budget_share=1.0)
+    return NodeReading(
+        node=adapter.node,
+        protocol=adapter.protocol,
+        observed_at=now,
+        health=_health(health, part.failures),
+        earnings=tuple(earnings or ()),
+        usage=tuple(usage or ()),
+        allocation=allocation,
+        levers=tuple(levers or ()),
+    )
+
+
+def read_nodes(
+    adapters: Sequence[Adapter], windows: Mapping[str, Window], now: datetime, *, workers: int = 32
+) -> list[NodeReading]:
+    """`read_node` for all, up to `workers` at a time, in the order given. `windows`: node -> its window.
+
+    A node that has not ended within its budget is recorded unreachable; its thread is left behind as a daemon and
+    its slot goes to the next node.
+    """
+    done: queue.SimpleQueue[tuple[int, NodeReading]] = queue.SimpleQueue()
+    waiting = deque(range(len(adapters)))
+    ends: dict[int, float] = {}
+    readings: dict[int, NodeReading] = {}
+
+    def work(index: int) -> None:
+        adapter = adapters[index]
+        done.put((index, read_node(adapter, windows[adapter.node], now)))
+
+    while waiting or ends:
+        while waiting and len(ends) < workers:
+            index = waiting.popleft()
+            ends[index] = monotonic() + adapters[index].settings.timeout_seconds + GRACE_SECONDS
+            Thread(target=work, args=(index,), name=f"read-{adapters[index].node}", daemon=True).start()
+        try:
+            index, reading = done.get(timeout=max(0.0, min(ends.values()) - monotonic()))
+        except queue.Empty:
+            for index in [i for i, end in ends.items() if end <= monotonic()]:
+                del ends[index]
+                readings[index] = _given_up(adapters[index], now)
+            continue
+        if index in ends:  # else it was given up, and that stands
+            del ends[index]
+            readings[index] = reading
+    return [readings[index] for index in range(len(adapters))]
+
+
+def _given_up(adapter: Adapter, now: datetime) -> NodeReading:
+    return NodeReading(
+        node=adapter.node,
+        protocol=adapter.protocol,
+        observed_at=now,
+        health=HealthReading(
+            state=HealthState.UNREACHABLE,
+            reason=f"no answer within its budget of {adapter.settings.timeout_seconds:g} s (timeout_seconds)",
+            error_kind=NodeConnectionError.kind,
+        ),
+    )
+
+
+def _health(health: HealthReading | None, failures: Sequence[tuple[str, str, str]]) -> HealthReading:
+    if health is None:
+        if not failures:
+            return HealthReading(
+                state=HealthState.ERROR, reason="the adapter reads no health", error_kind="unsupported"
+            )
+        _, kind, reason = failures[0]
+        unreachable = kind == NodeConnectionError.kind
+        return HealthReading(
+            state=HealthState.UNREACHABLE if unreachable else HealthState.ERROR, reason=reason, error_kind=kind
+        )
+    if not failures:
+        return health
+    reasons = [health.reason] if health.reason else []
+    reasons += [f"{name}: {reason}" for name, _, reason in failures]
+    serious = any(name != "usage" for name, _, _ in failures)
+    return replace(
+        health,
+        state=HealthState.ERROR if serious and health.state is HealthState.HEALTHY else health.state,
+        reason="; ".join(reasons),
+        error_kind=health.error_kind or failures[0][1],
+    )

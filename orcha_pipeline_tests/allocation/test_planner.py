@@ -1,0 +1,382 @@
+import math
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+
+from orcha_pipeline.allocation.plan import MIN_MOVE
+from orcha_pipeline.allocation.planner import PlanNode, plan
+from orcha_pipeline.errors import PlanError
+from orcha_pipeline.model import RESOURCES, Node, Resources
+from orcha_pipeline_tests.allocation.build import NOW, a_forecast, a_host, a_lever, a_node, planned, shares
+
+SOLVES = settings(max_examples=40, deadline=None)
+
+
+# --- what it does
+
+
+def test_the_node_that_earns_more_per_thread_gets_the_threads():
+    made = planned(a_host(cpu=10), a_node("rich", 0.10, 0.2, curvature=1.0), a_node("poor", 0.01, 0.8, curvature=1.0))
+    assert shares(made) == {"rich": 1.0, "poor": 0.0}
+    assert made.binding == ("cpu_threads",)
+    assert made.earnings_now_usd.p50 == pytest.approx(24 * (0.02 + 0.008))
+    assert made.earnings_planned_usd.p50 == pytest.approx(24 * 0.10)
+    assert made.gain_usd_per_hour == pytest.approx(0.10 - 0.028)
+    assert made.gain_percent == pytest.approx(100 * (0.10 - 0.028) / 0.028)
+
+
+def test_diminishing_returns_divide_the_machine_instead_of_giving_it_to_one():
+    made = planned(a_host(cpu=10), a_node("a", 0.05, 0.9, curvature=0.5), a_node("b", 0.05, 0.1, curvature=0.5))
+    result = shares(made)
+    assert result["a"] == pytest.approx(0.5, abs=0.06)
+    assert result["a"] + result["b"] == pytest.approx(1.0)
+
+
+def test_the_scarce_resource_decides_not_the_plentiful_one():
+    thirsty = Resources(cpu_threads=1, bandwidth_mbps=500)
+    frugal = Resources(cpu_threads=1, bandwidth_mbps=50)
+    made = planned(
+        a_host(),
+        a_node("thirsty", 0.02, 0.9, demand=thirsty, curvature=1.0),
+        a_node("frugal", 0.01, 0.1, demand=frugal, curvature=1.0),
+    )
+    assert shares(made)["frugal"] == 1.0
+    assert made.binding == ("bandwidth_mbps",)
+
+
+def test_reasons_say_what_a_node_earns_how_it_ranks_and_whom_it_gives_to():
+    made = planned(
+        a_host(cpu=10), a_node("golem-1", 0.10, 0.2, curvature=1.0), a_node("streamr-1", 0.041, 0.8, curvature=1.0)
+    )
+    golem, streamr = (line.reason for line in made.nodes)
+    assert streamr == (
+        "streamr-1 earns 0.041 USD/h at full share, least per CPU thread of those moved; gives 8 CPU threads to golem-1"
+    )
+    assert golem == (
+        "golem-1 earns 0.1 USD/h at full share, most per CPU thread of those moved; takes 8 CPU threads from streamr-1"
+    )
+
+
+def test_a_change_that_does_not_earn_its_restart_is_not_made():
+    # The whole day's gain of moving is some 0.5 %, the restart costs four hours of earnings.
+    nodes = [
+        a_node("a", 0.0500, 0.5, curvature=1.0, restart=4 * 3600),
+        a_node("b", 0.0505, 0.5, curvature=1.0, restart=4 * 3600),
+    ]
+    made = planned(a_host(cpu=10), *nodes)
+    assert made.moved == ()
+    assert made.switching_cost_usd == 0
+    assert "stays: no move of its share earns more than it costs" in made.nodes[0].reason
+
+
+def test_the_cost_of_a_change_is_what_the_node_earns_in_its_restart():
+    made = planned(
+        a_host(cpu=10),
+        a_node("rich", 0.10, 0.5, curvature=1.0, restart=360),
+        a_node("poor", 0.01, 0.5, curvature=1.0, restart=720),
+    )
+    assert made.switching_cost_usd == pytest.approx(0.1 * 0.10 * 0.5 + 0.2 * 0.01 * 0.5)
+    assert made.gain_usd_per_hour == pytest.approx(0.10 - 0.055 - made.switching_cost_usd)
+
+
+def test_shares_come_down_onto_the_steps_of_the_lever_and_what_is_freed_is_handed_back():
+    coarse = a_node("coarse", 0.10, 0.0, cpu=10, curvature=1.0, full=10.0, step=4.0)
+    fine = a_node("fine", 0.05, 0.0, cpu=10, curvature=1.0, full=10.0, step=0.5)
+    made = planned(a_host(cpu=7), coarse, fine)
+    # Alone, the solver gives 7 threads to `coarse`; it can take 4, and the 3 left over go to `fine`.
+    assert [line.value_planned for line in made.nodes] == [4.0, 3.0]
+
+
+def test_a_move_smaller_than_a_hundredth_is_not_made():
+    # Half a hundredth more would fit and earn, but drowns in the error of any reading.
+    nodes = [a_node("a", 0.1, 0.995, curvature=1.0, full=1000.0), a_node("b", 0.01, 0.0, curvature=1.0, cpu=1000.0)]
+    made = planned(a_host(cpu=10), *nodes)
+    assert made.moved == ()
+    assert shares(made) == {"a": 0.995, "b": 0.0}
+
+
+def test_an_allocation_above_capacity_is_shrunk_and_says_that_it_must():
+    made = planned(a_host(cpu=10), a_node("a", 0.05, 0.8, restart=3600), a_node("b", 0.04, 0.8, restart=3600))
+    assert made.use_planned.cpu_threads <= 10
+    assert made.forced == "today's allocation takes 16 CPU threads of the 10 that box has"
+    assert made.moved
+
+
+def test_a_share_out_of_bounds_is_brought_inside():
+    made = planned(a_host(cpu=20), a_node("a", 0.01, 0.1, low=0.3, restart=3600), a_node("b", 0.04, 0.5))
+    assert shares(made)["a"] >= 0.3
+    assert "the share of a, 0.100, lies outside its bounds 0.30 to 1.00" in made.forced
+
+
+def test_yields_are_taken_for_the_coming_hours_that_all_forecasts_share():
+    old = replace(
+        a_node("old", 0.05, 0.5), yields=a_forecast("old", [9.0] * 3 + [0.05] * 21, start=NOW - timedelta(hours=3))
+    )
+    made = planned(a_host(cpu=30), old, a_node("new", 0.05, 0.5))
+    assert made.horizon_hours == 21
+    assert made.nodes[0].yield_usd.p50 == pytest.approx(0.05)
+
+
+def test_the_hold_weighs_its_last_hour_by_the_part_it_covers():
+    node = a_node("a", [0.1, 0.4, *[0.0] * 22], 1.0)
+    made = planned(a_host(), node, hold=1.5)
+    assert made.nodes[0].hold_yield_usd.p50 == pytest.approx((0.1 + 0.2) / 1.5)
+
+
+def test_uncertainties_of_nodes_add_as_squares_and_those_of_hours_straight():
+    made = planned(a_host(cpu=30), a_node("a", 0.03, 1.0, spread=0.5), a_node("b", 0.04, 1.0, spread=0.5))
+    assert made.earnings_now_usd.p50 == pytest.approx(24 * 0.07)
+    assert made.earnings_now_usd.p10 == pytest.approx(24 * (0.07 - math.hypot(0.015, 0.02)))
+
+
+# --- nodes that are left alone
+
+
+@pytest.mark.parametrize(
+    ("left_alone", "why"),
+    [
+        (a_node("x", 0.001, 0.9, frozen="it is at risk"), "x keeps its share: it is at risk"),
+        (a_node("x", 0.001, 0.9, lever=None), "no lever that Orcha can move"),
+        (a_node("x", 0.001, 0.9, lever=a_lever(writable=False, why_not="read-only config")), "read-only config"),
+        (a_node("x", 0.001, 0.9, step=0.0), "reports no usable range"),
+        (a_node("x", 0.001, 0.9, step=float("nan")), "reports no usable range"),
+        (a_node("x", 0.001, 0.9, low=0.4, high=0.45, step=30.0), "no step between its shares 0.40 and 0.45"),
+        (a_node("x", None, 0.9), "no forecast of its yield"),
+    ],
+)
+def test_a_node_that_cannot_be_moved_keeps_its_share_and_its_use_counts(left_alone, why):
+    made = planned(a_host(cpu=10), left_alone, a_node("y", 0.10, 0.05, curvature=1.0))
+    assert shares(made)["x"] == 0.9
+    assert shares(made)["y"] == pytest.approx(0.1)  # what is left, however much more it would earn
+    assert why in made.nodes[0].reason
+
+
+def test_an_unknown_share_is_counted_at_its_maximum_and_squeezes_nobody():
+    host, gone = a_host(cpu=10), a_node("gone", 0.05, None, high=0.6)
+    made = planned(host, gone, a_node("here", 0.10, 0.9))
+    assert shares(made) == {"gone": None, "here": 0.9}  # 6 + 9 threads of 10, but the 6 are an assumption
+    assert made.forced == ""
+    assert "the present share of gone is unknown: it is left alone and counted as 0.60" in made.nodes[0].reason
+    assert made.unvalued == ("gone",)
+    grown = planned(host, gone, a_node("here", 0.10, 0.1))
+    assert shares(grown)["here"] == pytest.approx(0.4)  # it grows only into what is surely free
+
+
+def test_with_every_node_frozen_the_plan_is_what_is_there():
+    made = planned(a_host(cpu=20), a_node("a", 0.1, 0.3, frozen="pinned"), a_node("b", 0.2, 0.4, frozen="pinned"))
+    assert shares(made) == {"a": 0.3, "b": 0.4}
+    assert made.gain_usd_per_hour == 0
+    assert made.earnings_now_usd == made.earnings_planned_usd
+    assert made.solver_objective_usd == pytest.approx(made.earnings_now_usd.p50)
+
+
+def test_without_any_forecast_the_plan_is_what_is_there_and_promises_nothing():
+    made = planned(a_host(cpu=20), a_node("a", None, 0.3), a_node("b", None, 0.4))
+    assert made.moved == ()
+    assert made.gain_percent is None
+    assert made.unvalued == ("a", "b")
+
+
+def test_a_node_that_uses_nothing_of_the_host_may_grow_freely():
+    made = planned(a_host(), a_node("idle", 0.1, 0.5, demand=Resources()))
+    assert shares(made) == {"idle": 1.0}
+    assert made.nodes[0].reason == "idle earns 0.1 USD/h at full share; it uses nothing that is counted"
+
+
+def test_worthless_nodes_are_not_moved_and_losing_ones_are_made_small():
+    made = planned(a_host(cpu=20), a_node("nothing", 0.0, 0.5), a_node("loses", -0.02, 0.5, low=0.1))
+    assert shares(made) == {"nothing": 0.5, "loses": pytest.approx(0.1)}
+
+
+def test_a_host_without_nodes_has_an_empty_plan():
+    made = planned(a_host())
+    assert made.nodes == ()
+    assert made.gain_percent is None
+
+
+# --- what cannot be planned
+
+
+@pytest.mark.parametrize("quantile", ["p10", "p50", "p90"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_forecast_that_is_no_number_names_node_quantile_and_hour(quantile, value):
+    node = a_node("a", 0.1, 0.5)
+    values = (0.1, value, *[0.1] * 22)
+    with pytest.raises(PlanError, match=rf"forecast of a: {quantile} at 2026-03-01 13:00"):
+        planned(a_host(), replace(node, yields=replace(node.yields, **{quantile: values})))
+
+
+@pytest.mark.parametrize(
+    ("node", "told"),
+    [
+        (a_node("a", 0.1, float("nan")), "present share of a is nan"),
+        (a_node("a", 0.1, -0.1), "present share of a is -0.1"),
+        (a_node("a", 0.1, 0.5, cpu=float("nan")), "demand cpu_threads of a is nan"),
+        (a_node("a", 0.1, 0.5, low=0.7, high=0.3), "min_share 0.7 of a lies above its max_share 0.3"),
+        (a_node("a", 0.1, 0.5, curvature=1.4), "response curvature of a is 1.4"),
+        (replace(a_node("a", 0.1, 0.5), yields=replace(a_forecast("a", 0.1), p50=(0.1,))), "1 values of p50"),
+    ],
+)
+def test_input_that_makes_no_sense_is_named(node, told):
+    with pytest.raises(PlanError, match=told):
+        planned(a_host(), node)
+
+
+def test_a_capacity_that_is_no_number_is_named():
+    with pytest.raises(PlanError, match="capacity cpu_threads of host box is nan"):
+        planned(a_host(cpu=float("nan")), a_node("a", 0.1, 0.5))
+
+
+def test_demand_that_never_fits_names_host_resource_and_amounts():
+    with pytest.raises(PlanError, match=r"host box: no allocation fits its cpu_threads: .* 5 CPU threads .* 8 CPU thr"):
+        planned(a_host(cpu=10), a_node("a", 0.1, 0.5, frozen="pinned"), a_node("b", 0.1, 0.9, low=0.8))
+
+
+def test_forecasts_without_a_common_hour_are_named():
+    late = replace(a_node("late", 0.1, 0.5), yields=a_forecast("late", 0.1, start=NOW + timedelta(days=3)))
+    with pytest.raises(PlanError, match="early, late have no coming hour in common"):
+        planned(a_host(), a_node("early", 0.1, 0.5), late)
+
+
+# --- for all hosts and forecasts
+
+
+@st.composite
+def nodes_of_a_host(draw, *, whole=False, curvature=None, restart=None):
+    """Up to four nodes; `whole`: all of them can be moved."""
+
+    def one(name):
+        low = draw(st.sampled_from([0.0, 0.05, 0.2]))
+        high = draw(st.sampled_from([0.5, 0.8, 1.0]))
+        full = draw(st.floats(1, 1000))
+        lever = a_lever(
+            full=full,
+            step=full * draw(st.sampled_from([1e-6, 0.003, 0.01, 0.07, 0.25])),
+            restart_seconds=draw(st.floats(0, 900)) if restart is None else restart,
+            minimum=full * draw(st.sampled_from([0.0, 0.02])),
+        )
+        known = whole or draw(st.integers(0, 5)) > 0
+        return PlanNode(
+            node=Node(
+                name=name,
+                protocol=name,
+                host="box",
+                demand=Resources(**{key: draw(st.floats(0, 12)) for key in RESOURCES}),
+                min_share=low,
+                max_share=high,
+            ),
+            lever=lever if known else draw(st.sampled_from([None, lever])),
+            share_now=draw(st.floats(low, high)) if known else draw(st.one_of(st.none(), st.floats(low, high))),
+            yields=a_forecast(name, draw(st.floats(-0.01 if not whole else 0.0, 0.2)))
+            if known
+            else draw(st.sampled_from([None, a_forecast(name, 0.03)])),
+            curvature=draw(st.floats(0.5, 1)) if curvature is None else curvature,
+            frozen="" if known else draw(st.sampled_from(["", "pinned"])),
+        )
+
+    return [one(f"n{i}") for i in range(draw(st.integers(1, 4)))]
+
+
+hosts = st.builds(a_host, *[st.floats(4, 40)] * 4)
+
+
+def or_none(host, nodes):
+    """The plan; None for the one error that a random host may give: it is too small."""
+    try:
+        return planned(host, *nodes)
+    except PlanError as error:
+        if "no allocation fits its" not in str(error):
+            raise
+        return None
+
+
+@SOLVES
+@given(hosts, nodes_of_a_host())
+def test_no_plan_exceeds_a_capacity_a_bound_or_a_step_or_moves_what_must_stay(host, nodes):
+    made = or_none(host, nodes)
+    if made is None:
+        return
+    now, use, capacity = made.use_now.as_dict(), made.use_planned.as_dict(), host.capacity.as_dict()
+    guessed = any(each.share_now is None for each in nodes)
+    for name in RESOURCES:
+        assert use[name] <= (max(capacity[name], now[name]) if guessed else capacity[name]) * (1 + 2e-6)
+    for each, line in zip(nodes, made.nodes, strict=True):
+        if not line.moves:
+            assert line.share_planned == each.share_now
+            continue
+        assert each.frozen == ""
+        assert each.node.min_share - 1e-6 <= line.share_planned <= each.node.max_share + 1e-6
+        lever = each.lever
+        steps = (line.value_planned - lever.minimum) / lever.step
+        assert steps == pytest.approx(round(steps), abs=1e-3)
+        assert lever.minimum - 1e-9 <= line.value_planned <= lever.maximum + 1e-9  # values have nine decimals
+        assert line.share_planned == lever.share_for(line.value_planned)
+        assert abs(line.share_planned - line.share_now) >= MIN_MOVE * (1 - 1e-6)
+    if not made.forced:
+        net = made.earnings_planned_usd.p50 - made.switching_cost_usd
+        assert net >= made.earnings_now_usd.p50 - 1e-9
+
+
+@SOLVES
+@given(hosts, nodes_of_a_host(), st.sampled_from(RESOURCES), st.floats(1, 3))
+def test_more_capacity_never_lowers_what_the_solver_finds(host, nodes, resource, factor):
+    made = or_none(host, nodes)
+    if made is None:
+        return
+    more = {**host.capacity.as_dict(), resource: host.capacity.as_dict()[resource] * factor}
+    wider = planned(replace(host, capacity=Resources(**more)), *nodes)
+    assert wider.solver_objective_usd >= made.solver_objective_usd - 1e-5
+
+
+@SOLVES
+@given(hosts, nodes_of_a_host(whole=True, curvature=1.0, restart=0.0))
+def test_on_the_linear_case_a_plan_is_the_optimum_of_the_linear_program(host, nodes):
+    nodes = [replace(each, lever=a_lever(full=1.0, step=1e-6)) for each in nodes]
+    worth = np.array([24 * each.yields.p50[0] for each in nodes])
+    direct = linprog(
+        -worth,
+        A_ub=[[each.node.demand.as_dict()[name] for each in nodes] for name in RESOURCES],
+        b_ub=list(host.capacity.as_dict().values()),
+        bounds=[(each.node.min_share, each.node.max_share) for each in nodes],
+        method="highs",
+    )
+    made = or_none(host, nodes)
+    if made is None:
+        assert direct.status in (0, 2)  # 0: fits, but only by moves too small to make
+        return
+    assert made.solver_objective_usd <= -direct.fun + 1e-5
+    moves = np.abs(direct.x - [each.share_now for each in nodes])
+    assume(all((moves > MIN_MOVE + 1e-5) | (moves < 1e-9)))  # smaller moves are not made, whatever they earn
+    assert made.solver_objective_usd == pytest.approx(-direct.fun, abs=1e-5)
+    assert made.earnings_planned_usd.p50 == pytest.approx(-direct.fun, abs=1e-4)  # lever steps of a millionth
+
+
+@SOLVES
+@given(hosts, nodes_of_a_host(), st.integers(0, 3))
+def test_a_frozen_node_never_moves_and_nothing_else_depends_on_its_lever(host, nodes, index):
+    frozen = nodes[index % len(nodes)]
+    nodes[index % len(nodes)] = replace(frozen, frozen="at risk", lever=None)
+    made = or_none(host, nodes)
+    if made is not None:
+        assert shares(made)[frozen.node.name] == frozen.share_now
+    nodes[index % len(nodes)] = replace(frozen, frozen="at risk")
+    again = or_none(host, nodes)
+    assert (made and shares(made)) == (again and shares(again))
+
+
+def test_a_second_plan_with_other_numbers_reuses_the_compiled_program_and_forgets_the_first():
+    first = planned(a_host(cpu=10), a_node("a", 0.1, 0.5), a_node("b", 0.01, 0.5))
+    other = planned(a_host(cpu=10), a_node("a", 0.01, 0.5), a_node("b", 0.1, 0.5))
+    again = planned(a_host(cpu=10), a_node("a", 0.1, 0.5), a_node("b", 0.01, 0.5))
+    assert shares(first) == shares(again)
+    assert shares(other)["a"] == shares(first)["b"]
+
+
+def test_the_horizon_is_cut_to_the_hours_asked_for():
+    made = plan(a_host(), [a_node("a", [1.0] * 6 + [9.0] * 18, 1.0)], horizon_hours=6, hold_hours=1, issued_at=NOW)
+    assert made.earnings_now_usd.p50 == pytest.approx(6.0)

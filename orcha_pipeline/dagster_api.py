@@ -29,9 +29,11 @@ query Follow($id: ID!) {
 }
 """
 _FAILURES = """
-query Failures($id: ID!) {
-  logsForRun(runId: $id) {
+query Failures($id: ID!, $cursor: String) {
+  logsForRun(runId: $id, afterCursor: $cursor) {
     ... on EventConnection {
+      cursor
+      hasMore
       events {
         __typename
         ... on ExecutionStepFailureEvent { stepKey error { message errorChain { error { message } } } }
@@ -142,7 +144,14 @@ class DagsterApi:
 
     def why_failed(self, run_id: str) -> str:
         """The innermost error of the run's failed step, or the check that stopped it."""
-        events: list[dict[str, Any]] = self._ask(_FAILURES, {"id": run_id})["logsForRun"].get("events", [])
+        events: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while True:
+            page = self._ask(_FAILURES, {"id": run_id, "cursor": cursor})["logsForRun"]
+            events += page.get("events", [])
+            if not page.get("hasMore"):
+                break
+            cursor = page["cursor"]
         for event in events:
             if event["__typename"] == "ExecutionStepFailureEvent" and event["error"]:
                 chain: list[dict[str, Any]] = event["error"]["errorChain"]

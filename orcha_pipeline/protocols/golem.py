@@ -115,6 +115,10 @@ class _Version(ApiModel):
     current: _Release
 
 
+class _Agreement(ApiModel):
+    id: str
+
+
 class _State(ApiModel):
     state: list[str | None]
 
@@ -201,14 +205,16 @@ class GolemAdapter(Adapter):
         return found
 
     def resource_usage(self) -> Sequence[UsageReading]:
-        """Running tasks and the CPU time they have used so far."""
-        where = "/activity-api/v1/activity"
-        activities = parse(self.node, where, list[str], self._http.get_json(where))
+        """Tasks that run now: those of the agreements in force, for the list of all tasks grows for ever."""
+        where, agreements = "/activity-api/v1/activity", "/market-api/v1/agreements"
+        in_force = parse(self.node, agreements, list[_Agreement], self._http.get_json(agreements, {"state": "Approved"}))
         running = 0
-        for activity in activities:
-            path = f"{where}/{quote(activity, safe='')}/state"
-            state = parse(self.node, path, _State, self._http.get_json(path)).state
-            running += bool(state) and state[0] not in ("Terminated", "Unresponsive")
+        for agreement in in_force:
+            found = self._http.get_json(where, {"agreementId": agreement.id})
+            for activity in parse(self.node, where, list[str], found):
+                path = f"{where}/{quote(activity, safe='')}/state"
+                state = parse(self.node, path, _State, self._http.get_json(path)).state
+                running += bool(state) and state[0] not in ("Terminated", "Unresponsive")
         return [
             UsageReading(
                 metric="tasks_running", value=float(running), provenance=Provenance.MEASURED, source=f"golem {where}"

@@ -502,7 +502,8 @@ def routes(emulator: GolemNode) -> Router:  # noqa: C901, PLR0915 - one short fu
                 "approvedDate": rfc3339_millis(activity.begin + 3),
                 "role": "Provider",
             }
-            for activity in emulator.activities(int(since))
+            # Only the last activity can still be in force: the many before it need not be walked through.
+            for activity in emulator.activities(emulator.economy.now - 1 if wanted == "Approved" else int(since))
             if (not wanted or state(activity) == wanted) and since < activity.begin < until
         ]
         return json_answer(found)

@@ -195,8 +195,9 @@ def node_states(connection: Connection, *, since: datetime) -> dict[str, NodeSta
     )
     states: dict[str, NodeState] = {}
     for row in rows:
+        node = row.pop("node")
         row["state"] = HealthState(row["state"])
-        states[row.pop("node")] = NodeState(**row)
+        states[node] = NodeState(**row)
     return states
 
 

@@ -36,23 +36,17 @@ def aware(moment: datetime) -> datetime:
     return moment.replace(tzinfo=UTC)
 
 
-def insert(connection: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Row]) -> int:
-    """Append `rows` (column -> value; aware times; None is NULL) to `table`. Returns how many."""
-    if not rows:
-        return 0
-    untyped: Any = connection  # what goes through Arrow has no types
-    empty = untyped.sql(f"SELECT * FROM {table} LIMIT 0").to_arrow_table()  # noqa: S608 (our own names)
-    cleaned = [
-        {column: naive(value) if isinstance(value, datetime) else value for column, value in row.items()}
-        for row in rows
-    ]
-    arrow: Any = pa
-    untyped.register("incoming_rows", arrow.Table.from_pylist(cleaned, schema=empty.schema))
-    try:
-        connection.execute(f"INSERT INTO {table} SELECT * FROM incoming_rows")  # noqa: S608
-    finally:
-        connection.unregister("incoming_rows")
-    return len(rows)
+_COLUMN = Context(prec=38)
+"""The columns keep 38 digits, 18 of them behind the point: wei, the finest unit any of the protocols knows."""
+
+
+def _kept(value: Any) -> Any:
+    """A value as its column keeps it: times without zone, amounts to the 18th place."""
+    if isinstance(value, datetime):
+        return naive(value)
+    if isinstance(value, Decimal):
+        return value.quantize(Decimal("1e-18"), context=_COLUMN)
+    return value
 
 
 def scalar(connection: duckdb.DuckDBPyConnection, query: str, parameters: Sequence[object] = ()) -> Any:
@@ -60,12 +54,20 @@ def scalar(connection: duckdb.DuckDBPyConnection, query: str, parameters: Sequen
     return connection.execute(query, list(parameters)).fetchall()[0][0]
 
 
-_COLUMN = Context(prec=38)
-"""The columns keep 38 digits, 18 of them behind the point: wei, the finest unit any of the protocols knows."""
-
-
-def _money(amount: Decimal | None) -> Decimal | None:
-    return None if amount is None else amount.quantize(Decimal("1e-18"), context=_COLUMN)
+def insert(connection: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Row]) -> int:
+    """Append `rows` (column -> value; aware times; None is NULL) to `table`. Returns how many."""
+    if not rows:
+        return 0
+    untyped: Any = connection  # what goes through Arrow has no types
+    empty = untyped.sql(f"SELECT * FROM {table} LIMIT 0").to_arrow_table()  # noqa: S608 (our own names)
+    cleaned = [{column: _kept(value) for column, value in row.items()} for row in rows]
+    arrow: Any = pa
+    untyped.register("incoming_rows", arrow.Table.from_pylist(cleaned, schema=empty.schema))
+    try:
+        connection.execute(f"INSERT INTO {table} SELECT * FROM incoming_rows")  # noqa: S608
+    finally:
+        connection.unregister("incoming_rows")
+    return len(rows)
 
 
 def _earnings_row(node: str, item: EarningsObservation, slot: datetime) -> Row:
@@ -79,10 +81,10 @@ def _earnings_row(node: str, item: EarningsObservation, slot: datetime) -> Row:
         "started_at": item.window.start if bucket else item.since,
         "ended_at": item.window.end if bucket else None,
         "unit": item.unit,
-        "gross": _money(item.amounts.gross),
-        "held": _money(item.amounts.held),
-        "net": _money(item.amounts.net),
-        "doubtful": _money(item.amounts.doubtful),
+        "gross": item.amounts.gross,
+        "held": item.amounts.held,
+        "net": item.amounts.net,
+        "doubtful": item.amounts.doubtful,
         "provenance": item.provenance.value,
         "source": item.source,
     }
@@ -187,7 +189,7 @@ def _price_row(price: PriceReading) -> Row:
         "token": price.token,
         "slot": slot_of(price.observed_at),
         "observed_at": price.observed_at,
-        "usd": _money(price.usd),
+        "usd": price.usd,
         "priced_at": price.priced_at,
         "provenance": price.provenance.value,
         "source": price.source,

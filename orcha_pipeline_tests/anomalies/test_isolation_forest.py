@@ -56,8 +56,8 @@ def test_half_an_hour_of_bad_health_in_a_healthy_past_is_unusual():
 @pytest.mark.slow
 @pytest.mark.parametrize(("days", "past"), [(6, 90), (14, 280)])
 def test_ordinary_hours_of_seasonal_histories_rarely_fire(days, past):
-    judged = [hour for seed in range(6) for hour in score_latest(a_table(days, seed=seed), hours=20).hours]
-    assert len(judged) == 120
+    judged = [hour for seed in range(4) for hour in score_latest(a_table(days, seed=seed), hours=15).hours]
+    assert len(judged) == 60
     # One in n + 1 is expected; twice the standard deviation above that is let pass.
     expected = len(judged) / past
     assert sum(hour.unusual for hour in judged) <= expected + 2 * expected**0.5

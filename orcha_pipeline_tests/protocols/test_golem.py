@@ -207,6 +207,7 @@ def test_the_allocation_is_what_the_live_offers_show():
 
 def test_running_tasks_are_counted():
     routes = golem_routes() | {
+        "/market-api/v1/agreements": [{"id": "one"}],
         "/activity-api/v1/activity": ["a", "b/../c"],
         "/activity-api/v1/activity/b/../c/state": {"state": ["Terminated", None]},
     }

@@ -36,7 +36,10 @@ def up(
     from orcha_pipeline.installation import open_installation
     from orcha_pipeline.up import up as run
 
-    run(open_installation(config), console, once=once)
+    try:
+        run(open_installation(config), console, config=config, once=once)
+    except KeyboardInterrupt:  # the ordinary way to end it
+        console.print("Everything is stopped.")
 
 
 @app.command()

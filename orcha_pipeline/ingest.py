@@ -26,6 +26,8 @@ FIRST_WINDOW = HOUR
 LONGEST_WINDOW = timedelta(hours=24)
 """A node that was away longer is asked for its last day only: its counters tell the rest."""
 HOURS_A_WRITE = 24
+PRICE_JUDGED_FOR = timedelta(hours=2)
+"""A new price is held against one no older than this: a real move must not be refused for ever."""
 
 
 @dataclass(slots=True)
@@ -100,7 +102,7 @@ def ingest_now(
     with warehouse.write() as connection:
         facts.record_nodes(connection, [n.to_model() for n in installation.settings.nodes], now)
         last = facts.last_observed(connection, slot_of(now))
-        known = facts.last_prices(connection)
+        known = facts.last_prices(connection, since=now - PRICE_JUDGED_FOR)
     report = IngestReport()
     readings = read_nodes(list(adapters.values()), _windows(list(adapters), last, now), now)
     _write(warehouse, installation, readings, prices.read(known), report)
@@ -131,7 +133,7 @@ def ingest_time_lapse(
     with warehouse.write() as connection:
         facts.record_nodes(connection, [n.to_model() for n in installation.settings.nodes], window.start)
         last = facts.last_observed(connection, slot_of(clock.now()))
-        known = facts.last_prices(connection)
+        known = facts.last_prices(connection, since=clock.now() - PRICE_JUDGED_FOR)
     hour = max(hour_of(window.start), hour_of(clock.now()))
     kept_readings: list[NodeReading] = []
     kept_prices: list[PriceReading] = []

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from orcha_pipeline.clock import Clock, SystemClock
+from orcha_pipeline.protocols.registry import adapter_type, protocol_names
 from orcha_pipeline.settings import Settings
 from orcha_pipeline.settings_file import load_settings
 from orcha_pipeline.warehouse.connection import Warehouse
@@ -48,7 +49,7 @@ class Installation:
 
 def open_installation(config: Path | None = None) -> Installation:
     """Read the settings (raises `SettingsError`) and choose the clock. Connects to nothing."""
-    settings = load_settings(config)
+    settings = load_settings(config, option_types={name: adapter_type(name).options_type for name in protocol_names()})
     if not settings.uses_testnet:
         return Installation(settings=settings, clock=SystemClock(), simulated=False)
     from orcha_pipeline.testnet.clock import TestnetClock

@@ -15,11 +15,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource
 
 from orcha_pipeline.errors import SettingsError
-from orcha_pipeline.settings import NodeSettings, Settings
+from orcha_pipeline.settings import Settings
 from orcha_pipeline.settings_problems import (
     Problem,
     contradictions,
@@ -69,19 +69,6 @@ def load_settings(
     if settings is None or problems:
         raise SettingsError(_report(problems, _Places(file, key_positions(text), from_environment)))
     return _with_absolute_paths(settings, Path.cwd() if file is None else file.parent)
-
-
-def resolve_token(node: NodeSettings, environ: Mapping[str, str] | None = None) -> SecretStr | None:
-    """The node's key or token, None where it has none. Raises `SettingsError` if its variable is not set."""
-    if node.token is not None or node.token_env is None:
-        return node.token
-    value = (os.environ if environ is None else environ).get(node.token_env, "")
-    if not value:
-        raise SettingsError(
-            f'node "{node.name}": its token_env names the environment variable {node.token_env}, which is not set; '
-            f"set it where Orcha starts: export {node.token_env}=..."
-        )
-    return SecretStr(value)
 
 
 def write_example(path: Path) -> None:

@@ -15,7 +15,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from orcha_pipeline.dagster_api import DagsterApi, prepare_instance
+from orcha_pipeline.dagster_api import ENDED, DagsterApi, prepare_instance
 from orcha_pipeline.decision_view import decision_table
 from orcha_pipeline.errors import SupervisionError
 from orcha_pipeline.installation import Installation, SteppedClock
@@ -27,7 +27,7 @@ from orcha_pipeline.warehouse.connection import Warehouse
 PROJECT = Path(__file__).resolve().parents[1]
 """The folder with dagster.yaml, workspace.yaml and mlflow/."""
 HOUR_FORMAT = "%Y-%m-%d-%H:%M"
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
 APPLY_TIMEOUT = timedelta(minutes=10)
 
 
@@ -78,7 +78,7 @@ def _check_ports(installation: Installation) -> None:
         require_free_port(installation.settings.testnet.port, "the testnet", "testnet.port")
 
 
-def services_of(installation: Installation, started_at: datetime) -> list[Service]:
+def services_of(installation: Installation, config: Path | None, started_at: datetime) -> list[Service]:
     """The children of `orcha up`, in the order they are started."""
     settings = installation.settings
     home, where = settings.home.resolve(), _addresses(installation)
@@ -93,12 +93,14 @@ def services_of(installation: Installation, started_at: datetime) -> list[Servic
         **os.environ,
         "DAGSTER_HOME": str(dagster_home),
         "ORCHA_HOME": str(home),
+        **({} if config is None else {"ORCHA_CONFIG": str(config.resolve())}),
         "ORCHA_CODE_SERVER_PORT": str(settings.services.code_server_port),
         "ORCHA_MLFLOW_PORT": str(settings.services.mlflow_port),
         "ORCHA_MLFLOW": str(binaries / "mlflow"),
         # Recording history touches thousands of partitions in one run: one planned event an asset, not one each.
         "DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS": "true",
         "TF_CPP_MIN_LOG_LEVEL": "2",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
         "PYTHONUNBUFFERED": "1",
     }
 
@@ -167,21 +169,17 @@ class _Flow:
     api: DagsterApi
     console: Console
 
-    def follow(self, run_id: str, what: str, *, total: int | None, done: Callable[[int], int]) -> None:
-        """Show a run's progress until it ends. `done` turns finished steps into progress. Raises if it failed."""
+    def follow(self, run_id: str, what: str, *, total: int | None, done: Callable[[], int]) -> None:
+        """Show a run's progress until it ends. Raises `SupervisionError` if it failed."""
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeElapsedColumn(), console=self.console, transient=True) as progress:
             task = progress.add_task(what, total=total)
-            while True:
-                state = self.api.run_state(run_id)
-                step = f" ({state.step_now.replace('__', '/')})" if state.step_now else ""
-                progress.update(task, completed=done(state.steps_done), description=f"{what}{step}")
-                if state.ended:
-                    break
+            while (status := self.api.run_status(run_id)) not in ENDED:
+                progress.update(task, completed=done())
                 time.sleep(POLL_SECONDS)
-        if state.status != "SUCCESS":
+        if status != "SUCCESS":
             raise SupervisionError(
-                f"{what}: the run ended as {state.status.lower()}. {self.api.why_failed(run_id)}\n"
+                f"{what}: the run ended as {status.lower()}. {self.api.why_failed(run_id)}\n"
                 f"Everything about it: {self.installation_page(run_id)}"
             )
 
@@ -212,11 +210,11 @@ class _Flow:
             ops={"earnings_hourly": look_back, "features": look_back},
         )
 
-        def passed(steps: int) -> int:
+        def passed() -> int:
             # The testnet's own clock tells how far its past has been played.
-            return min(hours, (clock.now() - start) // HOUR) if stepped else steps
+            return min(hours, (clock.now() - start) // HOUR)
 
-        self.follow(run_id, "Recording history", total=hours if stepped else 3, done=passed)
+        self.follow(run_id, "Recording history, hours", total=hours if stepped else None, done=passed)
         with self.warehouse.read() as connection:
             rows = decisions.count_features(connection)
         how = "time-lapse of" if stepped else "what the nodes remember of"
@@ -226,7 +224,12 @@ class _Flow:
         """Train a model a protocol, once."""
         protocols = sorted(set(self.installation.node_protocols().values()))
         run_id = self.api.launch("train_models")
-        self.follow(run_id, "Training", total=len(protocols), done=lambda steps: steps)
+
+        def trained_so_far() -> int:
+            with self.warehouse.read() as connection:
+                return decisions.count_models(connection, run_id)
+
+        self.follow(run_id, "Training, models", total=len(protocols), done=trained_so_far)
         with self.warehouse.read() as connection:
             trained = decisions.champions(connection)
         return ", ".join(f"{m.protocol} v{m.version} ({m.kind})" for m in trained.values())
@@ -235,7 +238,7 @@ class _Flow:
         """Run one cycle now, outside the schedule."""
         key = hour_of(self.installation.clock.now()).strftime(HOUR_FORMAT)
         run_id = self.api.launch("cycle", tags={"dagster/partition": key})
-        self.follow(run_id, "First cycle", total=None, done=lambda steps: steps)
+        self.follow(run_id, "Cycle", total=None, done=lambda: 0)
         with self.warehouse.read() as connection:
             latest = decisions.latest_decisions(connection)
         return ", ".join(f"{d.host}: {d.verdict.value}" for d in latest)
@@ -257,7 +260,7 @@ class _Flow:
         )
 
 
-def up(installation: Installation, console: Console, *, once: bool) -> None:
+def up(installation: Installation, console: Console, *, config: Path | None, once: bool) -> None:
     """Start everything, reach a decision, print it; then watch over the services until interrupted.
 
     With `once`, end after the first full cycle. Raises the `OrchaError` family; leaves no process behind.
@@ -275,7 +278,7 @@ def up(installation: Installation, console: Console, *, once: bool) -> None:
         supervisor = stack.enter_context(Supervisor())
         with console.status("Starting the services") as status:
             supervisor.start(
-                services_of(installation, started_at),
+                services_of(installation, config, started_at),
                 on_ready=lambda name: status.update(f"Starting the services ({name} is up)"),
             )
         console.print(f"[green]✓[/] Services: {', '.join(supervisor.names())}")

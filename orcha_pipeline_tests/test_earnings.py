@@ -80,7 +80,8 @@ def test_a_gap_stays_unknown_by_the_hour_and_keeps_its_amount_as_one_coarse_buck
 
 
 def test_a_month_that_turns_loses_nothing_when_the_old_total_is_still_told():
-    old = [counter(h, v, stream="2026-02") for h, v in [(0, 100), (1, 101), (2, Decimal("102.4")), (3, Decimal("102.4"))]]
+    old_totals = [100, 101, Decimal("102.4"), Decimal("102.4")]
+    old = [counter(hour, total, stream="2026-02") for hour, total in enumerate(old_totals)]
     new = [counter(h, v, stream="2026-03", since=at(1.5)) for h, v in [(2, Decimal("0.6")), (3, Decimal("1.6"))]]
     assert nets(hours_of([*old, *new], end=3)) == [1, 2, 1]
 

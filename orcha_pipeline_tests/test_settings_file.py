@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from orcha_pipeline.errors import SettingsError
 from orcha_pipeline.protocols.registry import adapter_type, protocol_names
 from orcha_pipeline.settings import NodeSettings, Section, Settings
-from orcha_pipeline.settings_file import load_settings, resolve_token, write_example
+from orcha_pipeline.settings_file import load_settings, write_example
 
 HOST = """
 [[hosts]]
@@ -345,20 +345,6 @@ def node(**changes) -> NodeSettings:
     values = {"name": "golem-1", "protocol": "golem", "host": "attic", "url": "http://a"}
     demand = {"cpu_threads": 1, "memory_gib": 1, "disk_gb": 1, "bandwidth_mbps": 1}
     return NodeSettings(**values, demand=demand, **changes)
-
-
-def test_a_token_comes_from_the_node_or_its_variable_or_is_none():
-    assert resolve_token(node(), {}) is None
-    assert resolve_token(node(token="abc"), {}) == SecretStr("abc")
-    assert resolve_token(node(token_env="KEY"), {"KEY": "def"}) == SecretStr("def")
-
-
-@pytest.mark.parametrize("environ", [{}, {"KEY": ""}])
-def test_a_missing_token_variable_names_node_and_variable_when_the_node_is_used(environ):
-    text = HOST + NODE.replace("demand", 'token_env = "KEY"\ndemand')
-    used = load(text, environ).nodes[0]
-    with pytest.raises(SettingsError, match=r'^node "storj-1": .* the environment variable KEY, which is not set'):
-        resolve_token(used, environ)
 
 
 # --- protocols and their options

@@ -9,14 +9,14 @@ from uuid import uuid4
 import dagster as dg
 from pydantic import TypeAdapter
 
-from orcha_pipeline.allocation.gates import Decision, decide, hold_without_plan
+from orcha_pipeline.allocation.gates import Decision, decide, freeze_reason, hold_without_plan
 from orcha_pipeline.allocation.plan import Plan
 from orcha_pipeline.assets.forecast import FORECAST
 from orcha_pipeline.assets.ingest import OWNERS
 from orcha_pipeline.assets.metadata import picture
 from orcha_pipeline.errors import PlanError
 from orcha_pipeline.installation import Installation
-from orcha_pipeline.model import HealthState, Host, Lever, YieldForecast
+from orcha_pipeline.model import Host, Lever, YieldForecast
 from orcha_pipeline.protocols.base import Adapter
 from orcha_pipeline.resources import NodesResource, WarehouseResource
 from orcha_pipeline.warehouse import decisions
@@ -41,6 +41,7 @@ class Situation:
     now: datetime
     states: Mapping[str, NodeState]
     forecasts: Mapping[str, YieldForecast]
+    last_changed: Mapping[str, datetime]
 
 
 def read_situation(warehouse: Warehouse, now: datetime) -> Situation:
@@ -50,18 +51,18 @@ def read_situation(warehouse: Warehouse, now: datetime) -> Situation:
             now=now,
             states=decisions.node_states(connection, since=now - READINGS_COUNT_FOR),
             forecasts=decisions.latest_forecasts(connection, since=now - FORECAST_COUNTS_FOR),
+            last_changed=decisions.last_changes(connection),
         )
 
 
-def why_frozen(state: NodeState | None) -> str:
+def why_frozen(state: NodeState | None, lever: Lever | None, last_changed: datetime | None, now: datetime) -> str:
     """Why a node must keep what it has; empty when it may be changed."""
     if state is None:
         return "it was not read in this cycle"
-    if state.state is not HealthState.HEALTHY:
-        return f"it is {state.state.value.replace('_', ' ')}: {state.reason}" if state.reason else state.state.value
-    if not state.share_is_current:
-        return "its present allocation could not be read"
-    return ""
+    frozen = freeze_reason(now=now, health=state.state, lever=lever, last_changed=last_changed)
+    if frozen:
+        return f"{frozen}: {state.reason}" if state.reason else frozen
+    return "" if state.share_is_current else "its present allocation could not be read"
 
 
 def make_plan(installation: Installation, host: Host, situation: Situation, levers: Mapping[str, Lever | None]) -> Plan:
@@ -80,7 +81,12 @@ def make_plan(installation: Installation, host: Host, situation: Situation, leve
                 share_now=states[node.name].share if node.name in states else None,
                 yields=situation.forecasts.get(node.name),
                 curvature=planner.response_curvature,
-                frozen=why_frozen(states.get(node.name)),
+                frozen=why_frozen(
+                    states.get(node.name),
+                    levers.get(node.name),
+                    situation.last_changed.get(node.name),
+                    situation.now,
+                ),
             )
             for node in nodes
         ],
@@ -138,7 +144,6 @@ def take_decision(installation: Installation, warehouse: Warehouse, host: str, p
     situation = read_situation(warehouse, now)
     with warehouse.read() as connection:
         changes = decisions.applied_at(connection, host, since=now - CHANGES_REMEMBERED)
-        last_changed = decisions.last_changes(connection)
     concerned = {line.node.name for line in plan.moved} or {line.node.name for line in plan.nodes}
     return decide(
         plan,
@@ -146,7 +151,7 @@ def take_decision(installation: Installation, warehouse: Warehouse, host: str, p
         now=now,
         settings=installation.settings.planner,
         changes=changes,
-        last_changed=last_changed,
+        last_changed=situation.last_changed,
         health={node: state.state for node, state in situation.states.items()},
         readings_age=_oldest([s.observed_at for node, s in situation.states.items() if node in concerned], now),
         forecast_age=_oldest([f.issued_at for node, f in situation.forecasts.items() if node in concerned], now),

@@ -207,7 +207,8 @@ class GolemAdapter(Adapter):
     def resource_usage(self) -> Sequence[UsageReading]:
         """Tasks that run now: those of the agreements in force, for the list of all tasks grows for ever."""
         where, agreements = "/activity-api/v1/activity", "/market-api/v1/agreements"
-        in_force = parse(self.node, agreements, list[_Agreement], self._http.get_json(agreements, {"state": "Approved"}))
+        approved = self._http.get_json(agreements, {"state": "Approved"})
+        in_force = parse(self.node, agreements, list[_Agreement], approved)
         running = 0
         for agreement in in_force:
             found = self._http.get_json(where, {"agreementId": agreement.id})

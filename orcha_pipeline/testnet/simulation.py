@@ -56,6 +56,7 @@ class Testnet:
         self.state = state
         self.wall = wall
         self.live = False
+        self.ahead = 0
         self.faults: dict[str, Fault] = {}
         self._saved_at = wall()
         self._identity = {
@@ -81,6 +82,7 @@ class Testnet:
         if saved:
             self.economy.load(saved["economy"])
             self.live = bool(saved["live"])
+            self.ahead = int(saved["ahead"])
         else:
             self.streamr_books.stake_on(int(self.economy.nodes[node_name("streamr")].lever_value), begin)
             self.save()
@@ -90,7 +92,7 @@ class Testnet:
     def sync(self) -> None:
         """Catch up with the wall clock when live, and drop the faults whose time is over."""
         if self.live:
-            self.economy.advance(math.floor(self.wall()))
+            self.economy.advance(math.floor(self.wall()) + self.ahead)
             if self.wall() - self._saved_at >= _SAVE_EVERY_SECONDS:
                 self.save()
         else:
@@ -99,14 +101,17 @@ class Testnet:
             self._drop_old_faults()
 
     def go_live(self) -> None:
-        """Follow the wall clock from now on."""
+        """Follow the wall clock from now on, from ahead of it if that much time has passed here already."""
         self.live = True
+        self.ahead = max(0, self.economy.now - math.floor(self.wall()))
         self.sync()
         self.save()
 
     def advance_to(self, moment: int) -> None:
-        """Let time pass while stepped."""
+        """Let the time until `moment` pass at once. A live clock goes on from there, ahead of the wall clock."""
         self.economy.advance(moment)
+        if self.live:
+            self.ahead = self.economy.now - math.floor(self.wall())
         if self.wall() - self._saved_at >= _SAVE_EVERY_SECONDS:
             self.save()
 
@@ -156,7 +161,7 @@ class Testnet:
 
     def save(self) -> None:
         """Write everything, atomically."""
-        content = {**self._identity, "live": self.live, "economy": self.economy.dump()}
+        content = {**self._identity, "live": self.live, "ahead": self.ahead, "economy": self.economy.dump()}
         self.state.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=self.state, prefix=".testnet-")
         try:

@@ -99,6 +99,11 @@ def record_model(connection: Connection, model: ModelRow) -> None:
     insert(connection, "models", [{**asdict(model), "metrics": json.dumps(dict(model.metrics), sort_keys=True)}])
 
 
+def count_models(connection: Connection, dagster_run_id: str) -> int:
+    """How many models a training run has brought so far."""
+    return int(scalar(connection, "SELECT count(*) FROM models WHERE dagster_run_id = ?", [dagster_run_id]))
+
+
 def champions(connection: Connection) -> dict[str, ModelRow]:
     """Protocol -> the model version that is served."""
     rows = _rows(connection, "SELECT * FROM models WHERE champion ORDER BY protocol")

@@ -269,9 +269,10 @@ def price_samples(connection: duckdb.DuckDBPyConnection, window: Window) -> dict
     return found
 
 
-def last_prices(connection: duckdb.DuckDBPyConnection) -> dict[str, Decimal]:
-    """Token -> the last usable price on record, USD."""
+def last_prices(connection: duckdb.DuckDBPyConnection, *, since: datetime) -> dict[str, Decimal]:
+    """Token -> the last usable price observed at `since` or later, USD."""
     rows = connection.execute(
-        "SELECT token, arg_max(usd, observed_at) FROM prices WHERE usd IS NOT NULL GROUP BY token"
+        "SELECT token, arg_max(usd, observed_at) FROM prices WHERE usd IS NOT NULL AND observed_at >= ? GROUP BY token",
+        [naive(since)],
     ).fetchall()
     return dict(rows)

@@ -109,7 +109,8 @@ def test_prices_of_a_slot_are_replaced_and_an_unknown_price_is_no_sample(warehou
     assert count(warehouse, "prices") == 2
     with warehouse.read() as connection:
         assert facts.price_samples(connection, Window(START, START + HOUR)) == {"golem": [(START, Decimal("0.25"))]}
-        assert facts.last_prices(connection) == {"golem": Decimal("0.25")}
+        assert facts.last_prices(connection, since=START) == {"golem": Decimal("0.25")}
+        assert facts.last_prices(connection, since=START + HOUR) == {}
 
 
 def test_history_asked_for_twice_is_kept_once_and_leaves_live_readings_alone(warehouse):

@@ -78,8 +78,14 @@ class DagsterApi:
         self._client.close()
 
     def _ask(self, query: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        answer = self._client.post("/graphql", json={"query": query, "variables": dict(variables or {})})
-        answer.raise_for_status()
+        try:
+            answer = self._client.post("/graphql", json={"query": query, "variables": dict(variables or {})})
+            answer.raise_for_status()
+        except httpx.HTTPError as error:
+            raise SupervisionError(
+                f"The Dagster webserver at {self._client.base_url} failed to answer: {error or type(error).__name__}. "
+                "See .orcha/logs/webserver.log."
+            ) from error
         body: dict[str, Any] = answer.json()
         if body.get("errors"):
             raise SupervisionError(f"Dagster refused a question: {body['errors'][0].get('message')}")

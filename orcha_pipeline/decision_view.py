@@ -44,7 +44,7 @@ def decision_table(decision: DecisionRow, *, protocols: dict[str, str], simulate
             _share(line.share_now),
             _share(line.share_planned),
             _change(line, decision.verdict),
-            line.reason,
+            Text(line.reason),  # told by nodes too: brackets in it are no markup
         )
     gates = Text()
     for gate in decision.gates:

@@ -199,7 +199,7 @@ def _earned(
     hour = hour_of(window.start)
     while hour + HOUR <= window.end:
         span = Window(hour, hour + HOUR)
-        found_hour = _hour(span, fine, counters, ends)
+        found_hour = _hour(span, pieces, fine, counters, ends)
         rows.append(row(span, *found_hour) if found_hour else row(span, Amounts(), Provenance.UNKNOWN))
         hour += HOUR
     return sorted(rows, key=lambda r: (r.window.start, r.window.end))
@@ -221,15 +221,21 @@ def _without_overlap(pieces: list[_Piece]) -> list[_Piece]:
 
 def _hour(
     span: Window,
+    pieces: dict[str, list[_Piece]],
     fine: dict[str, list[_Piece]],
     counters: dict[str, list[EarningsCounter]],
     ends: dict[str, datetime | None],
 ) -> tuple[Amounts, Provenance] | None:
     """One full hour over all streams of a node; None as soon as one that still runs is not covered."""
     parts: list[_Piece] = []
-    for stream, pieces in fine.items():
-        starts = [p.window.start for p in pieces]
-        near = pieces[max(0, bisect_right(starts, span.start) - 1) : bisect_right(starts, span.end)]
+    for stream, short in fine.items():
+        if not short and stream not in counters:
+            # Only longer buckets (a paystub, a settled epoch): they tell nothing of the hours outside of them.
+            if any(_share_of(piece, span) for piece in pieces[stream]):
+                return None
+            continue
+        starts = [p.window.start for p in short]
+        near = short[max(0, bisect_right(starts, span.start) - 1) : bisect_right(starts, span.end)]
         inside = [part for part in (_share_of(p, span) for p in near) if part is not None]
         covered = sum(((p.window.end - p.window.start) for p in inside), timedelta(0))
         began = counters[stream][0].since if stream in counters else None

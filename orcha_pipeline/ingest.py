@@ -86,9 +86,11 @@ def _write(
                 report.rows[protocol, table] += rows
         report.price_rows += facts.record_prices(connection, prices)
     report.readings += len(readings)
-    report.failures.update(
-        {r.node: r.health.reason for r in readings if r.health.state in (HealthState.UNREACHABLE, HealthState.ERROR)}
-    )
+    for reading in readings:
+        if reading.health.state in (HealthState.UNREACHABLE, HealthState.ERROR):
+            report.failures[reading.node] = reading.health.reason
+        else:
+            report.failures.pop(reading.node, None)
 
 
 def ingest_now(
@@ -134,6 +136,7 @@ def ingest_time_lapse(
         facts.record_nodes(connection, [n.to_model() for n in installation.settings.nodes], window.start)
         last = facts.last_observed(connection, slot_of(clock.now()))
         known = facts.last_prices(connection, since=clock.now() - PRICE_JUDGED_FOR)
+    known_at = dict.fromkeys(known, clock.now())
     hour = max(hour_of(window.start), hour_of(clock.now()))
     kept_readings: list[NodeReading] = []
     kept_prices: list[PriceReading] = []
@@ -142,8 +145,10 @@ def ingest_time_lapse(
         now = clock.now()
         readings = read_nodes(list(adapters.values()), _windows(list(adapters), last, now), now)
         last.update({r.node: r.observed_at for r in readings if r.earnings})
-        found = prices.read(known)
-        known.update({p.token: p.usd for p in found if p.usd is not None})
+        found = prices.read({token: usd for token, usd in known.items() if now - known_at[token] <= PRICE_JUDGED_FOR})
+        for price in found:
+            if price.usd is not None:
+                known[price.token], known_at[price.token] = price.usd, now
         kept_readings += readings
         kept_prices += found
         if len(kept_readings) >= HOURS_A_WRITE * len(adapters):

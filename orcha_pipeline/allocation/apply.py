@@ -99,8 +99,15 @@ def _apply(
 ) -> ApplicationOutcome:
     changes = changes_of_row(row)
     changed = {change.node for change in changes}
-    nodes = {node.name: node.to_model() for node in installation.settings.nodes}
-    host = next(h for h in installation.settings.hosts if h.name == row.host).to_model()
+    nodes = {node.name: node.to_model() for node in installation.settings.nodes if node.host == row.host}
+    host = next((h.to_model() for h in installation.settings.hosts if h.name == row.host), None)
+    gone = sorted({line.node for line in row.allocations} - set(nodes))
+    if host is None or gone:
+        now = installation.clock.now()
+        reason = f"{', '.join(gone) or row.host} is not configured any more."
+        return ApplicationOutcome(
+            status=ApplicationStatus.DROPPED, reason=reason, steps=(), started_at=now, ended_at=now
+        )
     resting = [
         # A share nobody knows counts as the largest one it may be, as it did in the plan.
         (nodes[line.node].demand, nodes[line.node].max_share if line.share_now is None else line.share_now)

@@ -14,10 +14,11 @@ from orcha_pipeline.allocation.plan import Plan
 from orcha_pipeline.assets.forecast import FORECAST
 from orcha_pipeline.assets.ingest import OWNERS
 from orcha_pipeline.assets.metadata import picture
-from orcha_pipeline.errors import PlanError
+from orcha_pipeline.errors import AdapterError, PlanError
 from orcha_pipeline.installation import Installation
-from orcha_pipeline.model import Host, Lever, YieldForecast
+from orcha_pipeline.model import Host, Lever, Verdict, YieldForecast
 from orcha_pipeline.protocols.base import Adapter
+from orcha_pipeline.protocols.http import time_budget
 from orcha_pipeline.resources import NodesResource, WarehouseResource
 from orcha_pipeline.warehouse import decisions
 from orcha_pipeline.warehouse.connection import Warehouse
@@ -96,8 +97,18 @@ def make_plan(installation: Installation, host: Host, situation: Situation, leve
     )
 
 
-def _first_levers(adapters: Mapping[str, Adapter]) -> dict[str, Lever | None]:
-    return {name: next(iter(adapter.levers()), None) for name, adapter in adapters.items()}
+def first_levers(adapters: Mapping[str, Adapter]) -> tuple[dict[str, Lever | None], dict[str, str]]:
+    """Node -> the lever that carries its share, None where it has none; and node -> why it could not be read."""
+    levers: dict[str, Lever | None] = {}
+    failures: dict[str, str] = {}
+    for name, adapter in adapters.items():
+        levers[name] = None
+        try:
+            with time_budget(adapter.settings.timeout_seconds):
+                levers[name] = next(iter(adapter.levers()), None)
+        except AdapterError as error:
+            failures[name] = error.message
+    return levers, failures
 
 
 def decision_row(decision: Decision, run_id: str) -> DecisionRow:
@@ -180,7 +191,9 @@ def build_allocation() -> list[dg.AssetsDefinition]:
         store = warehouse.warehouse
         situation = read_situation(store, installation.clock.now())
         with nodes.adapters() as adapters:
-            levers = _first_levers(adapters)
+            levers, failures = first_levers(adapters)
+        for node, failure in failures.items():
+            context.log.warning("%s keeps its share: its levers could not be read: %s", node, failure)
         metadata: dict[str, Any] = {"simulated": installation.simulated}
         for settings in installation.settings.hosts:
             host = settings.to_model()
@@ -198,7 +211,7 @@ def build_allocation() -> list[dg.AssetsDefinition]:
                     planned_at=situation.now,
                     plan=PLAN.dump_json(plan).decode() if plan else "",
                     reason=reason,
-                    run_id=context.run_id,
+                    run_id=context.run.run_id,
                 )
             if plan:
                 metadata[f"{host.name}: plan beside today"] = picture(plan_png(plan), "plan beside today")
@@ -224,15 +237,17 @@ def build_allocation() -> list[dg.AssetsDefinition]:
         installation = nodes.installation()
         store = warehouse.warehouse
         with store.read() as connection:
-            plans = decisions.plans_of_run(connection, context.run_id)
+            plans = decisions.plans_of_run(connection, context.run.run_id)
+        if not plans:
+            raise dg.Failure("This run made no plan to decide on: materialize allocation_plan with it.")
         metadata: dict[str, Any] = {"simulated": installation.simulated}
         to_apply: list[str] = []
         for host, text, reason in plans:
             decision = take_decision(installation, store, host, PLAN.validate_json(text) if text else None, reason)
-            row = decision_row(decision, context.run_id)
+            row = decision_row(decision, context.run.run_id)
             with store.write() as connection:
                 decisions.record_decision(connection, row)
-            if decision.changes and decision.verdict.value == "reallocate":
+            if decision.changes and decision.verdict is Verdict.REALLOCATE:
                 to_apply.append(decision.decision_id)
             metadata |= _told(row)
         metadata[TO_APPLY] = dg.MetadataValue.json(to_apply)

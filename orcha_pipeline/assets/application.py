@@ -44,7 +44,7 @@ def build_application() -> dg.AssetsDefinition:
             result = carry_out(
                 config.decision_id,
                 application_id=str(uuid4()),
-                run_id=context.run_id,
+                run_id=context.run.run_id,
                 installation=installation,
                 warehouse=warehouse.warehouse,
                 adapters=adapters,

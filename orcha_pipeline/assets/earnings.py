@@ -49,14 +49,15 @@ def build_earnings(protocols: Sequence[str]) -> list[dg.AssetsDefinition]:
             adapter = make_adapter(settings, installation.clock)
             tokens[settings.name] = (adapter.token, adapter.tokens_per_native)
             adapter.close()
+        window = _window(nodes, config)
         with warehouse.warehouse.write() as connection:
-            rows = rebuild_earnings_hourly(connection, _window(nodes, config), tokens)
-        unknown = sum(row.amounts.net is None for row in rows)
+            rows = rebuild_earnings_hourly(connection, window, tokens)
+        known = [usd for row in rows if (usd := row.usd("net")) is not None]
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": len(rows),
-                "unknown hours": unknown,
-                "net USD": round(sum(row.usd("net") or 0.0 for row in rows), 6),
+                "unknown hours": sum(row.amounts.net is None for row in rows),
+                "net USD of what is known": round(sum(known), 6),
                 "simulated": installation.simulated,
             }
         )

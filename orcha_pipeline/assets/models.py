@@ -34,7 +34,7 @@ def _build_model(protocol: str) -> dg.AssetsDefinition:
     @dg.asset(
         key=[protocol, "earnings_model"],
         deps=[FEATURES],
-        group_name=protocol,
+        group_name="models",
         kinds={"tensorflow", "mlflow"},
         owners=OWNERS,
         description=f"{protocol.capitalize()}: LSTM of the yield for the next 24 hours, beside seasonal naive.",
@@ -58,7 +58,7 @@ def _build_model(protocol: str) -> dg.AssetsDefinition:
         store = warehouse.warehouse
         with store.read() as connection:
             frame = table_frame(connection, "features_hourly", Window(hour_of(now) - TRAINING_HISTORY, hour_of(now)))
-        folder = model_registry.folder(protocol, context.run_id)
+        folder = model_registry.folder(protocol, context.run.run_id)
         try:
             trained = train_protocol(
                 frame[frame["node"].isin(own)],
@@ -72,7 +72,7 @@ def _build_model(protocol: str) -> dg.AssetsDefinition:
         registered = log_training(
             trained,
             tracking_uri=model_registry.tracking_uri,
-            dagster_run_id=context.run_id,
+            dagster_run_id=context.run.run_id,
             tags={"simulated": str(installation.simulated).lower()},
         )
         row = decisions.ModelRow(
@@ -81,7 +81,7 @@ def _build_model(protocol: str) -> dg.AssetsDefinition:
             kind=trained.manifest.kind,
             trained_at=now,
             mlflow_run_id=registered.run_id,
-            dagster_run_id=context.run_id,
+            dagster_run_id=context.run.run_id,
             data_start=trained.manifest.data_start,
             data_end=trained.manifest.data_end,
             data_hash=trained.manifest.data_sha256,

@@ -20,7 +20,9 @@ class TestnetClock:
     ) -> None:
         """`url`: the testnet's base address. Catching up over weeks takes a second or two: keep the timeout ample."""
         self._url = url.rstrip("/")
-        self._client = httpx.Client(timeout=timeout_seconds, transport=transport, trust_env=False)
+        # No connection is kept between two questions: who only reads a clock cannot be asked to close it.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self._client = httpx.Client(timeout=timeout_seconds, transport=transport, limits=limits, trust_env=False)
 
     def now(self) -> datetime:
         """The testnet's present moment, UTC, whole seconds."""

@@ -275,6 +275,10 @@ def routes(engine: DockerEngine) -> ASGIApp:  # noqa: C901, PLR0915 - one short 
 
     async def restart(request: Request) -> Response:
         node = found(request)
+        if node.name in economy.stuck and node.protocol == "streamr":
+            # A Streamr node shows nowhere what it has loaded: that a change does not arrive must show here.
+            why = "tried to kill container, but did not receive an exit event"
+            raise _DockerError(500, f"Cannot restart container {engine.id(node)}: {why}")
         if node.running:
             economy.stop_node(node)
         economy.start_node(node)

@@ -13,7 +13,7 @@ from orcha_pipeline.warehouse.facts import earnings_observations, insert, naive,
 
 PRICE_STALE_AFTER = timedelta(hours=2)
 LOOK_AROUND = timedelta(hours=26)
-"""How far outside the hours asked for readings are looked at: a day, so that a day-long bucket is seen whole."""
+"""How far outside the hours asked for readings are looked at."""
 
 
 def price_lookup(samples: Sequence[tuple[datetime, Decimal]], tokens_per_native: Decimal) -> PriceAt:

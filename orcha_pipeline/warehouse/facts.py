@@ -222,12 +222,24 @@ def last_observed(connection: duckdb.DuckDBPyConnection, before_slot: datetime) 
 def earnings_observations(
     connection: duckdb.DuckDBPyConnection, window: Window
 ) -> dict[str, list[EarningsObservation]]:
-    """Node -> what it reported inside `window`, in order of time."""
+    """Node -> what it reported of `window`, in order of time.
+
+    Buckets that meet the window; counters read inside it, each with its last reading before, however long ago that
+    was: what was earned across the gap between them would be lost otherwise.
+    """
     rows = connection.execute(
-        "SELECT node, observed_at, stream, kind, started_at, ended_at, unit, gross, held, net, doubtful, provenance, "
-        "source FROM earnings WHERE (observed_at >= ? AND observed_at <= ?) OR (started_at >= ? AND ended_at <= ?) "
-        "ORDER BY node, observed_at",
-        [naive(window.start), naive(window.end), naive(window.start), naive(window.end)],
+        "WITH inside AS (SELECT DISTINCT node, stream FROM earnings "
+        "  WHERE kind = 'counter' AND observed_at >= $start AND observed_at <= $end), "
+        "before AS (SELECT node, stream, max(observed_at) AS observed_at FROM earnings "
+        "  WHERE kind = 'counter' AND observed_at < $start GROUP BY node, stream) "
+        "SELECT e.node, e.observed_at, stream, kind, started_at, ended_at, unit, gross, held, net, doubtful, "
+        "  provenance, source FROM earnings e LEFT JOIN inside i USING (node, stream) "
+        "  LEFT JOIN before b USING (node, stream) WHERE CASE kind "
+        "    WHEN 'bucket' THEN started_at < $end AND ended_at > $start "
+        "    ELSE (e.observed_at >= $start AND e.observed_at <= $end) "
+        "      OR (i.node IS NOT NULL AND e.observed_at = b.observed_at) END "
+        "ORDER BY e.node, e.observed_at",
+        {"start": naive(window.start), "end": naive(window.end)},
     ).fetchall()
     found: dict[str, list[EarningsObservation]] = {}
     for node, observed, stream, kind, start, end, unit, gross, held, net, doubtful, provenance, source in rows:

@@ -1,0 +1,224 @@
+"""`orcha up` with everything real: its processes, the daemon's own schedule, the sensor, a browser."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from orcha_pipeline.ingest import ingest_now, open_adapters
+from orcha_pipeline.installation import Installation, open_installation
+from orcha_pipeline.model import ApplicationStatus, Verdict
+from orcha_pipeline.prices import PriceClient
+from orcha_pipeline.warehouse import decisions
+
+ORCHA = str(Path(sys.executable).with_name("orcha"))
+PATIENCE = 420.0
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1500)]
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def wait_for(what: str, found: Callable[[], Any], process: subprocess.Popen[str], log: Path) -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if result := found():
+            return result
+        assert process.poll() is None, f"orcha up ended while waiting for {what}:\n{log.read_text()}"
+        time.sleep(1.0)
+    pytest.fail(f"{what} did not come within {PATIENCE:.0f} s:\n{log.read_text()}")
+
+
+class Up:
+    """A running `orcha up` in a folder of its own."""
+
+    def __init__(self, folder: Path, ports: list[int]) -> None:
+        self.folder = folder
+        self.dagster, self.mlflow, self.testnet = (f"http://127.0.0.1:{port}" for port in ports[:3])
+        self.env = {
+            **{key: value for key, value in os.environ.items() if not key.startswith(("ORCHA_", "DAGSTER_"))},
+            "ORCHA_SERVICES__DAGSTER_PORT": str(ports[0]),
+            "ORCHA_SERVICES__MLFLOW_PORT": str(ports[1]),
+            "ORCHA_TESTNET__PORT": str(ports[2]),
+            "ORCHA_SERVICES__CODE_SERVER_PORT": str(ports[3]),
+            "ORCHA_TESTNET__HISTORY_DAYS": "4",
+            # The daemon's own schedule, only quicker than every quarter of an hour.
+            "ORCHA_CYCLE_CRON": "* * * * *",
+        }
+        self.log = folder / "up.log"
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        with self.log.open("w") as log:
+            return subprocess.Popen(
+                [ORCHA, "up", *arguments],
+                cwd=self.folder,
+                env=self.env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+
+    def installation(self, monkeypatch: pytest.MonkeyPatch) -> Installation:
+        for key, value in self.env.items():
+            if key.startswith("ORCHA_"):
+                monkeypatch.setenv(key, value)
+        monkeypatch.chdir(self.folder)
+        return open_installation(None)
+
+    def graphql(self, query: str, **variables: str) -> dict[str, Any]:
+        asked = {"query": query, "variables": variables}
+        answer = httpx.post(f"{self.dagster}/graphql", json=asked, timeout=60).json()
+        assert "errors" not in answer, answer
+        return answer["data"]
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    running = Up(tmp_path, free_ports(4))
+    try:
+        yield running
+    finally:
+        for process in processes_of(tmp_path):
+            process.kill()
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and Path(process.cwd()).is_relative_to(folder):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def test_the_world_shifts_and_the_daemons_own_schedule_has_it_applied(up, monkeypatch):
+    process = up.start()
+    wait_for("the first decision", lambda: "Ctrl-C ends everything" in up.log.read_text(), process, up.log)
+    installation = up.installation(monkeypatch)
+    warehouse = installation.warehouse
+    before = golem_threads(up)
+
+    second = subprocess.run([ORCHA, "up"], cwd=up.folder, env=up.env, capture_output=True, text=True, check=False)
+    assert second.returncode == 1
+    assert "already runs here" in second.stderr
+    assert "Traceback" not in second.stderr
+
+    # What Golem pays grows eightfold, and a day passes in which the same ingest code reads every hour.
+    httpx.post(f"{up.testnet}/testnet/shift", json={"protocol": "golem", "factor": 8}, timeout=30).raise_for_status()
+    shifted_at = installation.clock.now()
+    read_a_day(installation)
+
+    def applied() -> decisions.DecisionRow | None:
+        with warehouse.read() as connection:
+            latest = decisions.latest_applications(connection)
+            row = decisions.decision(connection, latest[0].decision_id) if latest else None
+        done = bool(latest) and latest[0].status is ApplicationStatus.APPLIED
+        return row if row and done and row.decided_at > shifted_at + timedelta(hours=20) else None
+
+    decision = wait_for("the decision to give Golem more, applied", applied, process, up.log)
+    assert decision.verdict is Verdict.REALLOCATE
+    planned = {line.node: line for line in decision.allocations}
+    assert golem_threads(up) == planned["golem-1"].value_planned > before
+
+    runs = up.graphql(
+        'query ($id: String!) { runsOrError(filter: {tags: [{key: "orcha/decision", value: $id}]}) '
+        "{ ... on Runs { results { jobName status tags { key value } } } } }",
+        id=decision.decision_id,
+    )["runsOrError"]["results"]
+    assert [(run["jobName"], run["status"]) for run in runs] == [("apply_allocation", "SUCCESS")]
+    assert {"key": "dagster/sensor_name", "value": "apply_decision"} in runs[0]["tags"]
+    cycle = up.graphql(
+        "query ($id: ID!) { runOrError(runId: $id) { ... on Run { jobName status tags { key value } } } }",
+        id=decision.dagster_run_id,
+    )
+    assert cycle["runOrError"]["jobName"] == "cycle"
+    assert {"key": "dagster/schedule_name", "value": "every_15_minutes"} in cycle["runOrError"]["tags"]
+    with warehouse.read() as connection:
+        steps = connection.execute(
+            "SELECT s.node, s.status, s.requested, s.read_back FROM application_steps s JOIN applications a "
+            "USING (application_id) WHERE a.decision_id = ?",
+            [decision.decision_id],
+        ).fetchall()
+    assert {node for node, *_ in steps} == {n for n, line in planned.items() if line.value_now != line.value_planned}
+    assert all(status == "done" and requested == read_back for _, status, requested, read_back in steps)
+
+    looked = look_at_the_pages(up)
+
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=15) == 0
+    assert processes_of(up.folder) == []
+
+    again = up.start("--once")
+    assert again.wait(timeout=PATIENCE) == 0, up.log.read_text()
+    told = up.log.read_text()
+    assert "History:" not in told
+    assert "Models:" not in told
+    assert processes_of(up.folder) == []
+    if not looked:
+        pytest.skip("all but the pages was tested: Debian's chromium is not here to look at them")
+
+
+def golem_threads(up: Up) -> float:
+    offers = httpx.get(
+        f"{up.testnet}/nodes/golem-1/market-api/v1/offers",
+        headers={"Authorization": "Bearer testnet-app-key"},
+        timeout=30,
+    ).json()
+    return offers[0]["properties"]["golem.inf.cpu.threads"]
+
+
+def read_a_day(installation: Installation) -> None:
+    clock: Any = installation.clock
+    begin: datetime = clock.now()
+    prices = PriceClient(installation.settings.prices, clock)
+    with open_adapters(installation) as adapters:
+        for hours in range(1, 27):
+            clock.advance_to(begin + timedelta(hours=hours))
+            ingest_now(installation, installation.warehouse, adapters, prices)
+    prices.close()
+
+
+def look_at_the_pages(up: Up) -> bool:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        return False
+    for url, expected in (
+        (f"{up.dagster}/assets/forecast", "p10/p50/p90"),
+        (f"{up.mlflow}/#/experiments", "orcha-golem"),
+    ):
+        page = subprocess.run(
+            [
+                chromium,
+                *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+                *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+                *(f"--user-data-dir={up.folder / 'chromium'}", "--virtual-time-budget=60000", "--dump-dom", url),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=True,
+            cwd="/",
+        )
+        assert expected in page.stdout, f"{url} does not show {expected!r}"
+    return True

@@ -82,9 +82,10 @@ class DagsterApi:
             answer = self._client.post("/graphql", json={"query": query, "variables": dict(variables or {})})
             answer.raise_for_status()
         except httpx.HTTPError as error:
+            why = str(error) or type(error).__name__
             raise SupervisionError(
-                f"The Dagster webserver at {self._client.base_url} failed to answer: {error or type(error).__name__}. "
-                "See .orcha/logs/webserver.log."
+                f"The Dagster webserver at {self._client.base_url} failed to answer: {why}. "
+                "Its log is logs/webserver.log in the data folder."
             ) from error
         body: dict[str, Any] = answer.json()
         if body.get("errors"):

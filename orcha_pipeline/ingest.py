@@ -99,7 +99,7 @@ def ingest_now(
     adapters: Mapping[str, Adapter],
     prices: PriceClient,
 ) -> IngestReport:
-    """Read every node, the prices and this machine once, as of now."""
+    """Read every node, the prices and, where it is the only host, this machine once, as of now."""
     now = installation.clock.now()
     with warehouse.write() as connection:
         facts.record_nodes(connection, [n.to_model() for n in installation.settings.nodes], now)
@@ -108,11 +108,12 @@ def ingest_now(
     report = IngestReport()
     readings = read_nodes(list(adapters.values()), _windows(list(adapters), last, now), now)
     _write(warehouse, installation, readings, prices.read(known), report)
-    # The machine this runs on is real even where its nodes are the testnet's.
-    usage = read_host_metrics(installation.settings.home)
-    with warehouse.write() as connection:
-        for host in {node.host for node in installation.settings.nodes}:
-            facts.record_host_usage(connection, host, now, usage)
+    # The machine this runs on is real even where its nodes are the testnet's. Of several hosts nobody says which it is.
+    hosts = {node.host for node in installation.settings.nodes}
+    if len(hosts) == 1:
+        usage = read_host_metrics(installation.settings.home)
+        with warehouse.write() as connection:
+            facts.record_host_usage(connection, hosts.pop(), now, usage)
     return report
 
 

@@ -232,7 +232,8 @@ class _Flow:
         self.follow(run_id, "Training, models", total=len(protocols), done=trained_so_far)
         with self.warehouse.read() as connection:
             trained = decisions.champions(connection)
-        return ", ".join(f"{m.protocol} v{m.version} ({m.kind})" for m in trained.values())
+        told = ", ".join(f"{m.protocol} v{m.version} ({m.kind})" for m in trained.values())
+        return told or "none yet, for no hour of any node is known; nodes without history are left as they are"
 
     def cycle(self) -> str:
         """Run one cycle now, outside the schedule."""

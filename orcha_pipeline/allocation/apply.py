@@ -132,3 +132,13 @@ def _apply(
                 connection, application_id, status=outcome.status, reason=outcome.reason, ended_at=outcome.ended_at
             )
         raise
+    except BaseException as interrupt:  # the executor has set back what it could, and its steps tell
+        with warehouse.write() as connection:
+            decisions.end_application(
+                connection,
+                application_id,
+                status=decisions.status_by_steps(connection, application_id),
+                reason=f"Interrupted ({type(interrupt).__name__}); its steps tell how the nodes were left.",
+                ended_at=installation.clock.now(),
+            )
+        raise

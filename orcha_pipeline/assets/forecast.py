@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import dagster as dg
+import pandas as pd
 
 from orcha_pipeline.assets.earnings import FEATURES
 from orcha_pipeline.assets.ingest import OWNERS
@@ -38,7 +39,6 @@ def build_forecast(protocols: Sequence[str]) -> dg.AssetsDefinition:
         model_registry: ModelRegistryResource,
     ) -> dg.MaterializeResult[Any]:
         """USD per hour at full share, p10/p50/p90, for each node and each of the next 24 hours."""
-        from orcha_pipeline.forecasting.charts import forecast_fan_png
         from orcha_pipeline.forecasting.serving import forecast as serve
 
         installation = nodes.installation()
@@ -67,8 +67,7 @@ def build_forecast(protocols: Sequence[str]) -> dg.AssetsDefinition:
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": rows,
-                "fan": picture(forecast_fan_png(recent, issued), "forecast fan"),
-                "forecasts": _table(issued),
+                **_told(recent, issued),
                 "without forecast": ", ".join(sorted(set(by_node) - {f.node for f in issued})) or "none",
                 "simulated": installation.simulated,
             }
@@ -77,18 +76,25 @@ def build_forecast(protocols: Sequence[str]) -> dg.AssetsDefinition:
     return forecast
 
 
-def _table(issued: Sequence[YieldForecast]) -> dg.TableMetadataValue:
-    return dg.MetadataValue.table(
-        [
-            dg.TableRecord(
-                {
-                    "node": item.node,
-                    "model": f"{item.model} {item.version}",
-                    "next hour, USD/h at full share": round(item.p50[0], 5),
-                    "24 h mean": round(sum(item.p50) / len(item.p50), 5),
-                    "note": item.note,
-                }
-            )
-            for item in issued
-        ]
-    )
+def _told(recent: pd.DataFrame, issued: Sequence[YieldForecast]) -> dict[str, Any]:
+    """The fan and the table, where there is anything to show."""
+    from orcha_pipeline.forecasting.charts import forecast_fan_png
+
+    if not issued:
+        return {}
+    records = [
+        dg.TableRecord(
+            {
+                "node": item.node,
+                "model": f"{item.model} {item.version}",
+                "next hour, USD/h at full share": round(item.p50[0], 5),
+                "24 h mean": round(sum(item.p50) / len(item.p50), 5),
+                "note": item.note,
+            }
+        )
+        for item in issued
+    ]
+    return {
+        "fan": picture(forecast_fan_png(recent, issued), "forecast fan"),
+        "forecasts": dg.MetadataValue.table(records),
+    }

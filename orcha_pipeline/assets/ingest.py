@@ -9,7 +9,7 @@ from orcha_pipeline.assets.partitions import hourly
 from orcha_pipeline.clock import SystemClock
 from orcha_pipeline.ingest import IngestReport, ingest_history, ingest_now, ingest_time_lapse
 from orcha_pipeline.installation import SteppedClock
-from orcha_pipeline.model import Window
+from orcha_pipeline.model import HOUR, Window
 from orcha_pipeline.resources import NodesResource, WarehouseResource
 
 FACTS = {
@@ -36,7 +36,6 @@ def _specs(protocols: Sequence[str]) -> list[dg.AssetSpec]:
             kinds={"python", "duckdb"},
             owners=OWNERS,
             metadata={"dagster/table_name": fact},
-            skippable=True,
         )
         for protocol in protocols
         for fact, description in FACTS.items()
@@ -48,7 +47,6 @@ def _specs(protocols: Sequence[str]) -> list[dg.AssetSpec]:
         kinds={"python", "duckdb"},
         owners=OWNERS,
         metadata={"dagster/table_name": "prices"},
-        skippable=True,
     )
     return [*lanes, prices]
 
@@ -86,37 +84,30 @@ def build_ingest(protocols: Sequence[str]) -> dg.AssetsDefinition:
                 # Which hour a run is for is told by the wall clock; what it reads is stamped by the nodes' clock,
                 # which on the testnet may have been moved ahead.
                 report = IngestReport()
-                now = SystemClock().now()
-                if window.end <= now or window.hours > 1:
+                # A cycle that was queued over the full hour still reads the present.
+                current = window.start <= SystemClock().now() < window.end + HOUR
+                if window.hours > 1 or not current:
                     report = ingest_history(installation, store, adapters, prices, window=window)
-                if window.start <= now < window.end:
+                if current:
                     report = report.plus(ingest_now(installation, store, adapters, prices))
         for node, reason in sorted(report.failures.items()):
             context.log.warning("%s could not be read: %s", node, reason)
-        configured = set(installation.node_protocols().values())
+        # A protocol without a node has no rows, and is materialized all the same: what is skipped upstream would be
+        # skipped down to the decision.
         for key in sorted(context.selected_asset_keys):
-            yield from _result(key, report, configured, simulated=installation.simulated)
+            yield _result(key, report, simulated=installation.simulated)
 
     return ingest
 
 
-def _result(
-    key: dg.AssetKey, report: IngestReport, configured: set[str], *, simulated: bool
-) -> Iterator[dg.MaterializeResult[Any]]:
-    if key == PRICES:
-        rows = report.price_rows
-    else:
-        protocol, fact = key.path
-        if protocol not in configured:
-            return
-        rows = report.rows[protocol, fact]
-    yield dg.MaterializeResult(
+def _result(key: dg.AssetKey, report: IngestReport, *, simulated: bool) -> dg.MaterializeResult[Any]:
+    rows = report.price_rows if key == PRICES else report.rows[key.path[0], key.path[1]]
+    failures = "\n".join(f"- **{node}**: {reason}" for node, reason in sorted(report.failures.items()))
+    return dg.MaterializeResult(
         asset_key=key,
         metadata={
             "dagster/row_count": rows,
+            "nodes that failed": dg.MetadataValue.md(failures or "none"),
             "simulated": simulated,
-            "nodes that failed": dg.MetadataValue.md(
-                "\n".join(f"- **{node}**: {reason}" for node, reason in sorted(report.failures.items())) or "none"
-            ),
         },
     )

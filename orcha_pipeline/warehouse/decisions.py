@@ -309,6 +309,18 @@ def end_application(
     )
 
 
+def status_by_steps(connection: Connection, application_id: str) -> ApplicationStatus:
+    """How an application that was broken off ended, as far as its steps tell."""
+    rows = connection.execute(
+        "SELECT node, bool_or(kind = 'rollback' AND status = 'done') FROM application_steps "
+        "WHERE application_id = ? GROUP BY node",
+        [application_id],
+    ).fetchall()
+    if not rows:
+        return ApplicationStatus.DROPPED
+    return ApplicationStatus.ROLLED_BACK if all(undone for _, undone in rows) else ApplicationStatus.ROLLBACK_FAILED
+
+
 def applied_at(connection: Connection, host: str, *, since: datetime) -> list[datetime]:
     """When allocations of `host` were changed, at `since` or later; a change that was rolled back counts too."""
     rows = _rows(

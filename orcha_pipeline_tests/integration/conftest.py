@@ -63,7 +63,10 @@ class Rig:
 
     def advance(self, **span: float) -> None:
         """Let time pass at once; the testnet's clock then runs ahead of the wall's."""
-        moment = self.installation.clock.now() + timedelta(**span)
+        self.advance_to(self.installation.clock.now() + timedelta(**span))
+
+    def advance_to(self, moment: datetime) -> None:
+        """The same, until `moment`."""
         response = self.http.post("/testnet/clock", json={"advance_to": moment.isoformat()})
         assert response.status_code == 200, response.text
 
@@ -94,8 +97,10 @@ class Rig:
         with dg.DagsterInstance.ephemeral() as instance:
             return resolved.execute_in_process(instance=instance, raise_on_error=False, **options)
 
-    def run_cycle(self) -> dg.ExecuteInProcessResult:
-        return self.run(CYCLE, partition_key=hour_of(datetime.now(UTC)).strftime(HOUR_FORMAT))
+    def run_cycle(self, *only: dg.AssetKey) -> dg.ExecuteInProcessResult:
+        """One cycle as the schedule would start it now, or these assets of it."""
+        partition = hour_of(datetime.now(UTC)).strftime(HOUR_FORMAT)
+        return self.run(CYCLE, partition_key=partition, asset_selection=list(only) or None)
 
     def run_apply(self, decision_id: str) -> dg.ExecuteInProcessResult:
         op = ALLOCATION_APPLICATION.to_python_identifier()

@@ -1,11 +1,13 @@
-"""Sick nodes and a dead price feed: the others are read, nothing is invented, and the cycle still ends in a decision."""
+"""Sick nodes and a dead price feed: the others are read, nothing is invented, and the cycle still decides."""
 
 from decimal import Decimal
 
 import pytest
 
 from orcha_pipeline.allocation.apply import changes_of_row
-from orcha_pipeline.model import HealthState
+from orcha_pipeline.assets.earnings import EARNINGS_HOURLY
+from orcha_pipeline.assets.ingest import fact_keys
+from orcha_pipeline.model import HOUR, HealthState, hour_of
 from orcha_pipeline.warehouse.facts import naive
 from orcha_pipeline_tests.integration.conftest import Rig
 
@@ -83,6 +85,32 @@ def test_half_a_json_answer_is_an_error_of_that_node_alone(rig):
     assert nodes_with_rows(rig, "earnings", began) == {"golem-1", "streamr-1"}
     assert nodes_with_rows(rig, "resource_usage", began) >= {"golem-1", "streamr-1"}
     expect_untouched(rig, {"storj-1", "grass-1"}, {"storj-1": "error", "grass-1": "error"})
+
+
+def test_what_a_silent_node_earned_meanwhile_is_neither_lost_nor_invented(rig):
+    facts = [*fact_keys(["storj"]), EARNINGS_HOURLY]
+    start = hour_of(rig.installation.clock.now()) + HOUR
+    rig.advance_to(start)
+    earned = -rig.truth()["storj-1"]["native_total"]
+    assert rig.run_cycle(*facts).success
+    rig.fault("storj-1", "dead")
+    rig.advance(minutes=40)
+    assert rig.run_cycle(*facts).success
+    silent = "SELECT net FROM earnings_hourly WHERE node = 'storj-1' AND ended_at > ?"
+    assert rig.rows(silent, naive(start)) == []
+
+    rig.advance_to(start + HOUR)
+    earned += rig.truth()["storj-1"]["native_total"]
+    rig.heal()
+    rig.advance(minutes=25)
+    assert rig.run_cycle(*facts).success
+    (hour,) = rig.rows(
+        "SELECT started_at, ended_at, gross FROM earnings_hourly WHERE node = 'storj-1' AND ended_at > ?", naive(start)
+    )
+    assert (hour["started_at"], hour["ended_at"]) == (naive(start), naive(start + HOUR))
+    # The hour is told from totals read just after its start and 25 minutes after its end.
+    assert float(hour["gross"]) == pytest.approx(earned, rel=0.2)
+    assert hour["gross"] > 0
 
 
 def test_without_prices_usd_is_unknown_and_the_cycle_still_decides(rig):

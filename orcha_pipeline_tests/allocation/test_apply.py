@@ -1,0 +1,233 @@
+from datetime import timedelta
+
+import pytest
+
+from orcha_pipeline.allocation.apply import carry_out, changes_of_row
+from orcha_pipeline.allocation.executor import ApplicationError
+from orcha_pipeline.clock import FixedClock
+from orcha_pipeline.errors import AllocationError, PlanError
+from orcha_pipeline.model import ApplicationStatus, Verdict
+from orcha_pipeline.warehouse import decisions
+from orcha_pipeline.warehouse.decisions import DecidedAllocation, DecisionRow
+from orcha_pipeline_tests.rig import NOW, FakeNode, installation, value_of
+
+NODES = ("a", "b", "idle")
+
+
+def line(node, now, planned, *, share="same", lever="limit") -> DecidedAllocation:
+    return DecidedAllocation(
+        node=node,
+        yield_usd=0.1,
+        share_now=(None if now is None else now / 100) if share == "same" else share,
+        share_planned=None if planned is None else planned / 100,
+        lever=lever,
+        value_now=now,
+        value_planned=planned,
+        reason="",
+    )
+
+
+A, B, IDLE = line("a", 60.0, 30.0), line("b", 20.0, 50.0), line("idle", 50.0, 50.0)
+
+
+class Rig:
+    def __init__(self, home):
+        self.home = home
+        self.clock = FixedClock(NOW)
+        self.nodes = {name: FakeNode(name, self.clock) for name in NODES}
+        self.nodes["a"].value, self.nodes["b"].value = 60.0, 20.0
+        self.installation = installation(home, self.clock, NODES)
+        self.warehouse = self.installation.warehouse
+
+    def decide(self, decision_id="d-1", *, verdict=Verdict.REALLOCATE, minutes=0, lines=(A, B, IDLE)):
+        row = DecisionRow(
+            decision_id=decision_id,
+            host="box",
+            decided_at=NOW + timedelta(minutes=minutes),
+            verdict=verdict,
+            gain_usd_per_hour=1.0,
+            gain_percent=None,
+            switching_cost_usd=0.0,
+            confidence=0.9,
+            gates=(),
+            reason="test",
+            dagster_run_id="run",
+            allocations=lines,
+        )
+        with self.warehouse.write() as connection:
+            decisions.record_decision(connection, row)
+        return row
+
+    def carry_out(self, decision_id="d-1", application_id="a-1"):
+        return carry_out(
+            decision_id,
+            application_id=application_id,
+            run_id="run-2",
+            installation=self.installation,
+            warehouse=self.warehouse,
+            adapters=self.nodes,
+        )
+
+    @property
+    def values(self):
+        return [node.value for node in self.nodes.values()]
+
+    def on_record(self):
+        with self.warehouse.read() as connection:
+            rows = connection.execute("SELECT status, ended_at IS NOT NULL FROM applications ORDER BY application_id")
+            return rows.fetchall()
+
+
+@pytest.fixture
+def rig(tmp_path):
+    return Rig(tmp_path)
+
+
+def test_a_decision_is_applied_and_its_steps_and_end_are_on_record(rig):
+    rig.decide()
+    outcome = rig.carry_out()
+    assert outcome.status is ApplicationStatus.APPLIED
+    assert rig.values == [30, 50, 50]
+    assert rig.nodes["idle"].applied == []
+    assert rig.on_record() == [("applied", True)]
+    with rig.warehouse.read() as connection:
+        steps = connection.execute(
+            "SELECT node, previous, requested, read_back, status FROM application_steps ORDER BY step"
+        ).fetchall()
+        assert decisions.unapplied(connection) == []
+    assert steps == [("a", 60, 30, 30, "done"), ("b", 20, 50, 50, "done")]
+
+
+def test_a_step_is_on_disk_before_it_acts(rig):
+    seen: list[tuple[str, str]] = []
+
+    def look():
+        with rig.warehouse.read() as connection:
+            seen.extend(connection.execute("SELECT node, status FROM application_steps ORDER BY step").fetchall())
+
+    rig.nodes["b"].before_apply = look
+    rig.decide()
+    rig.carry_out()
+    assert seen == [("a", "done"), ("b", "intended")]
+
+
+def test_a_decision_is_carried_out_once_whoever_asks_again(rig):
+    rig.decide()
+    rig.carry_out()
+    again = rig.carry_out(application_id="a-2")
+    assert again.status is ApplicationStatus.DROPPED
+    assert "before" in again.reason
+    assert rig.nodes["a"].applied == [30]
+    assert rig.on_record() == [("applied", True)]
+
+
+def test_a_decision_claimed_by_a_run_that_died_is_not_begun_again(rig):
+    row = rig.decide()
+    with rig.warehouse.write() as connection:
+        claim = decisions.ApplicationRow(
+            application_id="a-0",
+            decision_id=row.decision_id,
+            started_at=NOW,
+            ended_at=None,
+            status=ApplicationStatus.RUNNING,
+            reason="",
+            dagster_run_id="dead",
+        )
+        assert decisions.begin_application(connection, claim)
+    assert rig.carry_out().status is ApplicationStatus.DROPPED
+    assert rig.values == [60, 20, 50]
+
+
+@pytest.mark.parametrize("later", [Verdict.REALLOCATE, Verdict.HOLD])
+def test_a_decision_that_a_later_one_superseded_is_dropped(rig, later):
+    rig.decide()
+    rig.decide("d-2", minutes=15, verdict=later)
+    outcome = rig.carry_out()
+    assert outcome.status is ApplicationStatus.DROPPED
+    assert "d-2" in outcome.reason
+    assert rig.values == [60, 20, 50]
+    assert rig.on_record() == [("dropped", True)]
+
+
+def test_a_decision_that_holds_or_is_not_on_record_is_refused_and_claims_nothing(rig):
+    rig.decide(verdict=Verdict.HOLD)
+    with pytest.raises(PlanError, match="d-1 says hold"):
+        rig.carry_out()
+    with pytest.raises(PlanError, match="no decision d-9"):
+        rig.carry_out("d-9")
+    assert rig.on_record() == []
+    assert rig.values == [60, 20, 50]
+
+
+@pytest.mark.parametrize("gone", ["a", "idle"])
+def test_a_node_no_longer_configured_ends_the_application_before_it_begins(rig, gone):
+    rig.decide()
+    rig.installation = installation(rig.home, rig.clock, [name for name in NODES if name != gone])
+    outcome = rig.carry_out()
+    assert outcome.status is ApplicationStatus.DROPPED
+    assert outcome.reason == f"{gone} is not configured any more."
+    assert rig.values == [60, 20, 50]
+    assert rig.on_record() == [("dropped", True)]
+
+
+def test_a_node_that_refuses_has_everything_set_back(rig):
+    rig.decide()
+    rig.nodes["b"].fails_to_apply = lambda: AllocationError("b", "refused") if not rig.nodes["b"].applied else None
+    outcome = rig.carry_out()
+    assert outcome.status is ApplicationStatus.ROLLED_BACK
+    assert rig.values == [60, 20, 50]
+    assert rig.on_record() == [("rolled_back", True)]
+    assert value_of(rig.warehouse, "SELECT count(*) FROM application_steps WHERE kind = 'rollback'") == 2
+
+
+def test_an_error_nobody_foresaw_is_on_record_and_raised(rig):
+    rig.decide()
+    rig.nodes["b"].fails_to_apply = lambda: ZeroDivisionError("by zero") if rig.nodes["b"].value == 20 else None
+    with pytest.raises(ApplicationError, match="ZeroDivisionError"):
+        rig.carry_out()
+    assert rig.values[0] == 60
+    assert rig.on_record() == [("rolled_back", True)]
+    assert "ZeroDivisionError" in value_of(rig.warehouse, "SELECT reason FROM applications")
+
+
+def test_an_interrupted_application_is_set_back_and_ends_on_record(rig):
+    rig.decide()
+    interrupts = iter([KeyboardInterrupt()])
+    rig.nodes["b"].fails_to_apply = lambda: next(interrupts, None)
+    with pytest.raises(KeyboardInterrupt):
+        rig.carry_out()
+    assert rig.values == [60, 20, 50]
+    assert rig.on_record() == [("rolled_back", True)]
+    assert "KeyboardInterrupt" in value_of(rig.warehouse, "SELECT reason FROM applications")
+
+
+def test_an_interrupted_application_that_could_not_be_set_back_says_so(rig):
+    rig.decide()
+    errors = iter([KeyboardInterrupt(), AllocationError("b", "stuck")])
+    rig.nodes["b"].fails_to_apply = lambda: next(errors, None)
+    rig.nodes["b"].before_apply = lambda: setattr(rig.nodes["b"], "value", 33.0)
+    with pytest.raises(KeyboardInterrupt):
+        rig.carry_out()
+    assert rig.on_record() == [("rollback_failed", True)]
+
+
+def test_a_resting_node_of_unknown_share_counts_as_the_largest_it_may_be(rig):
+    # 16 threads, 10 of them for the unknown share: b may take 5 more, but not 7.
+    rig.decide(lines=(line("b", 20.0, 70.0), line("idle", None, None)))
+    outcome = rig.carry_out()
+    assert outcome.status is ApplicationStatus.DROPPED
+    assert "exceed" in outcome.reason
+    rig.decide("d-2", minutes=1, lines=(line("b", 20.0, 50.0), line("idle", None, None)))
+    assert rig.carry_out("d-2", "a-2").status is ApplicationStatus.APPLIED
+
+
+def test_only_lines_that_move_a_known_lever_are_changes(rig):
+    row = rig.decide(lines=(A, IDLE, line("b", None, 30.0), line("c", 1.0, 2.0, lever=None)))
+    (change,) = changes_of_row(row)
+    assert (change.node, change.value_from, change.value_to, change.share_from, change.share_to) == (
+        "a",
+        60,
+        30,
+        0.6,
+        0.3,
+    )

@@ -1,0 +1,139 @@
+from datetime import timedelta
+
+import dagster as dg
+import pytest
+
+from orcha_pipeline.allocation.gates import decide, hold_without_plan
+from orcha_pipeline.assets.allocation import (
+    ALLOCATION_DECISION,
+    build_allocation,
+    decision_row,
+    first_levers,
+    why_frozen,
+)
+from orcha_pipeline.clock import FixedClock
+from orcha_pipeline.errors import NodeConnectionError
+from orcha_pipeline.model import HealthState, Verdict
+from orcha_pipeline.resources import NodesResource, WarehouseResource
+from orcha_pipeline.settings import PlannerSettings
+from orcha_pipeline.warehouse.connection import Warehouse
+from orcha_pipeline.warehouse.decisions import NodeState
+from orcha_pipeline_tests.allocation.build import NOW, a_host, a_lever, a_node, planned
+from orcha_pipeline_tests.rig import LEVER, FakeNode
+
+
+def state(health=HealthState.HEALTHY, reason="", share=0.5, age=timedelta(0)):
+    return NodeState(
+        observed_at=NOW,
+        state=health,
+        reason=reason,
+        share=share,
+        share_observed_at=None if share is None else NOW - age,
+    )
+
+
+# --- why a node must keep what it has
+
+
+def test_a_healthy_node_read_just_now_may_be_changed():
+    assert why_frozen(state(), a_lever(), None, NOW) == ""
+    assert why_frozen(state(), None, NOW, NOW) == ""
+
+
+def test_a_node_that_was_not_read_keeps_what_it_has():
+    assert why_frozen(None, a_lever(), None, NOW) == "it was not read in this cycle"
+
+
+@pytest.mark.parametrize("health", [health for health in HealthState if health is not HealthState.HEALTHY])
+def test_a_node_that_is_not_healthy_keeps_what_it_has_and_says_why(health):
+    told = why_frozen(state(health, "audit score 0.94"), a_lever(), None, NOW)
+    assert told == f"it is {health.value.replace('_', ' ')}: audit score 0.94"
+
+
+def test_a_node_cools_down_after_a_change():
+    lever = a_lever(cooldown=timedelta(hours=6))
+    assert "cool-down" in why_frozen(state(), lever, NOW - timedelta(hours=5), NOW)
+    assert why_frozen(state(), lever, NOW - timedelta(hours=6), NOW) == ""
+
+
+def test_a_share_that_is_unknown_or_from_an_earlier_reading_is_not_moved():
+    told = "its present allocation could not be read"
+    assert why_frozen(state(share=None), a_lever(), None, NOW) == told
+    assert why_frozen(state(age=timedelta(minutes=15)), a_lever(), None, NOW) == told
+
+
+# --- levers
+
+
+def test_a_node_whose_levers_cannot_be_read_stops_no_other():
+    clock = FixedClock(NOW)
+    sick, well = FakeNode("sick", clock), FakeNode("well", clock)
+    sick.fails = lambda: NodeConnectionError("sick", "connection refused")
+    levers, failures = first_levers({"sick": sick, "well": well})
+    assert levers == {"sick": None, "well": LEVER}
+    assert failures == {"sick": "connection refused"}
+
+
+# --- rows
+
+
+def a_decision(plan):
+    return decide(
+        plan,
+        decision_id="d-1",
+        now=NOW,
+        settings=PlannerSettings(),
+        changes=[],
+        last_changed={},
+        health={line.node.name: HealthState.HEALTHY for line in plan.nodes},
+        readings_age=timedelta(0),
+        forecast_age=timedelta(0),
+    )
+
+
+def test_a_decision_is_kept_with_a_line_for_every_node_moved_or_not():
+    plan = planned(
+        a_host(cpu=10),
+        a_node("rich", 0.10, 0.5, curvature=1.0),
+        a_node("poor", 0.01, 0.4, curvature=1.0),
+        a_node("silent", None, None, cpu=0.1, lever=None),
+    )
+    decision = a_decision(plan)
+    row = decision_row(decision, "run-1")
+    assert row.verdict is Verdict.REALLOCATE
+    assert (row.decision_id, row.host, row.decided_at, row.dagster_run_id) == ("d-1", "box", NOW, "run-1")
+    assert (row.gates, row.reason, row.gain_usd_per_hour) == (decision.gates, decision.reason, plan.gain_usd_per_hour)
+    lines = {line.node: line for line in row.allocations}
+    assert sorted(lines) == ["poor", "rich", "silent"]
+    assert (lines["rich"].share_now, lines["rich"].value_now, lines["rich"].lever) == (0.5, 50, "limit")
+    assert lines["rich"].share_planned > 0.5
+    assert lines["rich"].value_planned == pytest.approx(100 * lines["rich"].share_planned)
+    assert lines["rich"].yield_usd == pytest.approx(0.10)
+    silent = lines["silent"]
+    assert (silent.yield_usd, silent.share_now, silent.share_planned, silent.lever, silent.value_now) == (None,) * 5
+    assert "silent" in silent.reason
+
+
+def test_a_decision_without_a_plan_is_kept_with_its_reason_and_no_numbers():
+    row = decision_row(hold_without_plan(decision_id="d-1", host="box", now=NOW, reason="no solver"), "run-1")
+    assert row.verdict is Verdict.HOLD
+    assert row.allocations == ()
+    assert (row.gain_usd_per_hour, row.gain_percent, row.switching_cost_usd, row.confidence) == (None,) * 4
+    assert "no solver" in row.reason
+
+
+def test_a_decision_without_a_plan_of_its_own_run_fails_and_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Warehouse(tmp_path / "warehouse.duckdb").migrate()
+    result = dg.materialize(
+        build_allocation(),
+        selection=dg.AssetSelection.assets(ALLOCATION_DECISION),
+        resources={
+            "nodes": NodesResource(),
+            "warehouse": WarehouseResource(database=str(tmp_path / "warehouse.duckdb")),
+        },
+        raise_on_error=False,
+    )
+    assert not result.success
+    (failed,) = result.get_step_failure_events()
+    assert "materialize allocation_plan with it" in failed.step_failure_data.error_display_string

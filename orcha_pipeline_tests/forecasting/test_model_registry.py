@@ -128,9 +128,8 @@ def test_an_experiment_deleted_by_hand_is_taken_up_again(lstm, store, client):
 
 
 def test_a_training_that_cannot_be_registered_is_a_failed_run_and_leaves_no_champion(lstm, store, client, monkeypatch):
-    from mlflow.exceptions import MlflowException
-
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
     def refuse(*args, **kwargs):
         raise MlflowException("the disk is full")

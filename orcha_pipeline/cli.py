@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from orcha_pipeline.errors import OrchaError
 
@@ -60,7 +61,7 @@ def decision(*, config: Config = None) -> None:
 
     installation = open_installation(config)
     with installation.warehouse.read() as connection:
-        latest = decisions.latest_decisions(connection)
+        latest = decisions.latest_decisions(connection, {host.name for host in installation.settings.hosts})
     if not latest:
         console.print("No decision yet. `orcha up` takes the first one.")
     for row in latest:
@@ -116,7 +117,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except OrchaError as error:
-        Console(stderr=True).print(f"[red]✗[/] {error}", highlight=False)
+        Console(stderr=True).print("[red]✗[/]", Text(str(error)), highlight=False)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

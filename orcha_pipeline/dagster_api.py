@@ -71,7 +71,7 @@ class DagsterApi:
     """The webserver at `url`."""
 
     def __init__(self, url: str) -> None:
-        self._client = httpx.Client(base_url=url, timeout=30.0)
+        self._client = httpx.Client(base_url=url, timeout=60.0)
 
     def close(self) -> None:
         """Close the connection."""

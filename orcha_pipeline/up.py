@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from orcha_pipeline.dagster_api import ENDED, DagsterApi, prepare_instance
@@ -169,6 +170,11 @@ class _Flow:
     api: DagsterApi
     console: Console
 
+    @property
+    def hosts(self) -> set[str]:
+        """The configured hosts: others may be on record from earlier settings."""
+        return {host.name for host in self.installation.settings.hosts}
+
     def follow(self, run_id: str, what: str, *, total: int | None, done: Callable[[], int]) -> None:
         """Show a run's progress until it ends. Raises `SupervisionError` if it failed."""
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -191,7 +197,8 @@ class _Flow:
         """Do one step and print its line: what it came to, and the seconds it took."""
         started = time.monotonic()
         result = action()
-        self.console.print(f"[green]✓[/] {what}: {result} [dim]({time.monotonic() - started:.0f} s)[/]")
+        seconds = time.monotonic() - started
+        self.console.print(f"[green]✓[/] {what}: {escape(result)} [dim]({seconds:.0f} s)[/]", highlight=False)
 
     def record_history(self) -> str:
         """Record what there is of the past, once."""
@@ -241,7 +248,7 @@ class _Flow:
         run_id = self.api.launch("cycle", tags={"dagster/partition": key})
         self.follow(run_id, "Cycle", total=None, done=lambda: 0)
         with self.warehouse.read() as connection:
-            latest = decisions.latest_decisions(connection)
+            latest = decisions.latest_decisions(connection, self.hosts)
         return ", ".join(f"{d.host}: {d.verdict.value}" for d in latest)
 
     def application(self) -> str:
@@ -250,8 +257,8 @@ class _Flow:
         with self.console.status("Applying the decision"):
             while time.monotonic() < deadline:
                 with self.warehouse.read() as connection:
-                    waiting = decisions.unapplied(connection)
-                    applied = decisions.latest_applications(connection)
+                    waiting = decisions.unapplied(connection, self.hosts)
+                    applied = decisions.latest_applications(connection, self.hosts)
                 if not waiting:
                     return ", ".join(f"{a.status.value}{f' ({a.reason})' if a.reason else ''}" for a in applied)
                 time.sleep(POLL_SECONDS)
@@ -285,7 +292,7 @@ def up(installation: Installation, console: Console, *, config: Path | None, onc
         console.print(f"[green]✓[/] Services: {', '.join(supervisor.names())}")
         api = DagsterApi(where.dagster)
         stack.callback(api.close)
-        _wait_until_loaded(api, console)
+        _wait_until_loaded(api, console, settings.home / "logs")
         flow = _Flow(installation, warehouse, api, console)
         with warehouse.read() as connection:
             has_history = decisions.count_features(connection) > 0
@@ -296,11 +303,11 @@ def up(installation: Installation, console: Console, *, config: Path | None, onc
             flow.timed("Models", flow.train)
         flow.timed("Cycle", flow.cycle)
         with warehouse.read() as connection:
-            to_apply = decisions.unapplied(connection)
+            to_apply = decisions.unapplied(connection, flow.hosts)
         if to_apply:
             flow.timed("Application", flow.application)
         with warehouse.read() as connection:
-            for decision in decisions.latest_decisions(connection):
+            for decision in decisions.latest_decisions(connection, flow.hosts):
                 console.print(
                     decision_table(decision, protocols=installation.node_protocols(), simulated=installation.simulated)
                 )
@@ -308,10 +315,10 @@ def up(installation: Installation, console: Console, *, config: Path | None, onc
         if once:
             return
         console.print(f"A cycle runs at [bold]{settings.cycle_cron}[/] (UTC). Ctrl-C ends everything.")
-        supervisor.watch(on_restart=lambda name, why: console.print(f"[yellow]{name} was restarted: {why}[/]"))
+        supervisor.watch(on_restart=lambda name, why: console.print(f"[yellow]{name} was restarted: {escape(why)}[/]"))
 
 
-def _wait_until_loaded(api: DagsterApi, console: Console) -> None:
+def _wait_until_loaded(api: DagsterApi, console: Console, logs: Path) -> None:
     deadline = time.monotonic() + 120
     with console.status("Loading the project into Dagster"):
         while time.monotonic() < deadline:
@@ -321,4 +328,4 @@ def _wait_until_loaded(api: DagsterApi, console: Console) -> None:
             if error:
                 raise SupervisionError(f"Dagster cannot load the project: {error}")
             time.sleep(POLL_SECONDS)
-    raise SupervisionError("Dagster did not load the project within 120 s. See .orcha/logs/code-server.log.")
+    raise SupervisionError(f"Dagster did not load the project within 120 s. See {logs / 'code-server.log'}.")

@@ -73,7 +73,7 @@ def test_the_last_decision_is_shown_and_on_the_testnet_marked_as_simulated(orcha
     warehouse.migrate()
     row = decisions.DecisionRow(
         decision_id="d-1",
-        host="box",
+        host="testnet",
         decided_at=datetime(2026, 3, 1, 12, 5, tzinfo=UTC),
         verdict=Verdict.HOLD,
         gain_usd_per_hour=None,
@@ -89,7 +89,7 @@ def test_the_last_decision_is_shown_and_on_the_testnet_marked_as_simulated(orcha
         decisions.record_decision(connection, row)
     code, out, _ = orcha("decision")
     assert code == 0
-    assert "box (simulated): HOLD" in out
+    assert "testnet (simulated): HOLD" in out
     assert "Holds: there is no plan." in out
 
 

@@ -3,11 +3,9 @@
 Gains and costs come from the plan, rules and thresholds from the settings, what happened so far from the caller.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from orcha_pipeline.allocation.plan import NodePlan, Plan, probability_above
 from orcha_pipeline.allocation.reasons import number
@@ -151,17 +149,6 @@ def freeze_reason(
     if lever is not None and last_changed is not None and (rest := _left(now, last_changed, lever.cooldown)):
         return f"its cool-down lasts {_span(rest)} more"
     return ""
-
-
-def gates_to_json(gates: Sequence[Gate]) -> str:
-    """Gates as the JSON array that the warehouse keeps."""
-    return json.dumps([asdict(gate) for gate in gates], allow_nan=False)
-
-
-def gates_from_json(text: str) -> tuple[Gate, ...]:
-    """Gates as the warehouse kept them."""
-    rows: list[dict[str, Any]] = json.loads(text)
-    return tuple(Gate(**row) for row in rows)
 
 
 def _changes_gate(moved: Sequence[NodePlan]) -> Gate:

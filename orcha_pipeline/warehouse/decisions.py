@@ -1,7 +1,7 @@
 """Models, forecasts, plans, decisions, applications and anomalies: what Orcha concluded and did, as rows."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -255,10 +255,13 @@ def _decisions(connection: Connection, where: str, parameters: Sequence[object])
     return found
 
 
-def latest_decisions(connection: Connection) -> list[DecisionRow]:
-    """The last decision of each host."""
+def latest_decisions(connection: Connection, hosts: Collection[str] | None = None) -> list[DecisionRow]:
+    """The last decision of each host; of `hosts` alone, where given (others may be on record from earlier settings)."""
     return _decisions(
-        connection, "QUALIFY row_number() OVER (PARTITION BY host ORDER BY decided_at DESC) = 1 ORDER BY host", []
+        connection,
+        "WHERE list_contains(coalesce(?, [host]), host) "
+        "QUALIFY row_number() OVER (PARTITION BY host ORDER BY decided_at DESC) = 1 ORDER BY host",
+        [None if hosts is None else sorted(hosts)],
     )
 
 
@@ -268,12 +271,12 @@ def decision(connection: Connection, decision_id: str) -> DecisionRow | None:
     return found[0] if found else None
 
 
-def unapplied(connection: Connection) -> list[str]:
-    """Ids of the hosts' last decisions that say reallocate and have not been carried out to an end."""
+def unapplied(connection: Connection, hosts: Collection[str] | None = None) -> list[str]:
+    """Ids of the last decisions of `hosts` (default: all) that say reallocate and are not carried out to an end."""
     ended = {a.decision_id for a in _applications(connection, "WHERE ended_at IS NOT NULL")}
     return [
         d.decision_id
-        for d in latest_decisions(connection)
+        for d in latest_decisions(connection, hosts)
         if d.verdict is Verdict.REALLOCATE and d.decision_id not in ended
     ]
 
@@ -285,9 +288,9 @@ def _applications(connection: Connection, where: str, parameters: Sequence[objec
     return [ApplicationRow(**row) for row in rows]
 
 
-def latest_applications(connection: Connection) -> list[ApplicationRow]:
-    """How the hosts' last decisions were carried out, where they were."""
-    ids = [d.decision_id for d in latest_decisions(connection)]
+def latest_applications(connection: Connection, hosts: Collection[str] | None = None) -> list[ApplicationRow]:
+    """How the last decisions of `hosts` (of all, by default) were carried out, where they were."""
+    ids = [d.decision_id for d in latest_decisions(connection, hosts)]
     return _applications(connection, "WHERE decision_id IN (SELECT unnest(?)) ORDER BY started_at", [ids])
 
 

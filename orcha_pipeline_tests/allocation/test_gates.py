@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 from datetime import timedelta
 from statistics import NormalDist
@@ -13,8 +12,6 @@ from orcha_pipeline.allocation.gates import (
     MAX_READING_AGE,
     decide,
     freeze_reason,
-    gates_from_json,
-    gates_to_json,
     hold_without_plan,
 )
 from orcha_pipeline.allocation.plan import Quantiles, probability_above, weighted_sum
@@ -245,13 +242,6 @@ def test_without_a_plan_the_decision_is_to_hold_with_the_reason_of_the_failure()
     assert decision.reason == "Holds: there is no plan. forecast of a: p50 is nan"
     assert decision.gain_usd_per_hour is None
     assert failed(decision) == ["plan"]
-
-
-def test_gates_come_back_from_the_warehouse_as_they_went_in():
-    gates = decided(a_plan(cooldown=timedelta(hours=2))).gates
-    text = gates_to_json(gates)
-    assert gates_from_json(text) == gates
-    assert set(json.loads(text)[0]) == {"name", "value", "threshold", "passed", "explanation"}
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,14 @@ def golem_routes() -> dict[str, Any]:
             note("a", 5, "2026-11-20T11:40:00Z", "0.1500000000000000001"),
         ],
         "/payment-api/v1/invoices": [],
+        "/market-api/v1/agreements": [
+            {
+                "id": "7f31",
+                "timestamp": "2026-08-20T10:00:00Z",
+                "approvedDate": "2026-08-20T10:00:03Z",
+                "role": "Provider",
+            }
+        ],
         "/activity-api/v1/activity": ["a"],
         "/activity-api/v1/activity/a/state": {"state": ["Ready", None]},
     }

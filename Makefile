@@ -17,6 +17,8 @@ UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 # The environment is ours, whatever the caller has activated.
 unexport VIRTUAL_ENV
 export UV_PROJECT_ENVIRONMENT := $(VENV)
+# Trust what the system trusts, as git and the browser do: behind a company's proxy nothing else works.
+export UV_SYSTEM_CERTS ?= true
 
 .PHONY: help setup run test lint clean
 

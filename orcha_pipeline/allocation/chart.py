@@ -23,7 +23,7 @@ def plan_png(plan: Plan, verdict: Verdict | None = None) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.2), layout="constrained", dpi=110)
+    figure = Figure(figsize=(9.4, 4.2), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
     _draw_shares(left, plan)

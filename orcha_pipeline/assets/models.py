@@ -91,7 +91,7 @@ def _build_model(protocol: str) -> dg.AssetsDefinition:
             data_hash=trained.manifest.data_sha256,
             metrics=flat(trained.manifest.metrics),
             path=str(folder),
-            champion=True,
+            champion=registered.champion,
         )
         with store.write() as connection:
             decisions.record_model(connection, row)

@@ -27,6 +27,8 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 KIND_TAG = "orcha.model"
 SQLITE = "sqlite:///"
+TESTED = "hours"
+"""The backtest's name for how many hours it measured on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +133,8 @@ def _create_run(
         experiment_id, run_name=f"{kind} {manifest.trained_at:%Y-%m-%d %H:%M}", tags={**tags, KIND_TAG: kind}
     )
     own = {"context_hours": manifest.context_hours, "nodes": ", ".join(manifest.nodes), **params}
+    if tested := manifest.metrics.get("seasonal_naive", {}).get(TESTED):
+        own["tested_hours"] = int(tested)
     client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in own.items()])
     return run.info.run_id
 
@@ -185,7 +189,12 @@ def _log_metrics(
     from mlflow.entities import Metric
 
     moment = int(manifest.trained_at.timestamp() * 1000)
-    client.log_batch(run_id, [Metric(key, value, moment, 0, model_id=model_id) for key, value in values.items()])
+    measured = [
+        Metric(key, value, moment, 0, model_id=model_id)
+        for key, value in values.items()
+        if not key.endswith(TESTED)  # the same for all contenders: a parameter, not a score
+    ]
+    client.log_batch(run_id, measured)
 
 
 def _log_curves(client: "MlflowClient", run_id: str, trained: TrainedModel) -> None:

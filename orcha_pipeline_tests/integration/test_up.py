@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 
+from orcha_pipeline.dagster_api import ENDED
 from orcha_pipeline.ingest import ingest_now, open_adapters
 from orcha_pipeline.installation import Installation, open_installation
 from orcha_pipeline.model import ApplicationStatus, Verdict
@@ -65,10 +66,11 @@ class Up:
             "ORCHA_CYCLE_CRON": "* * * * *",
         }
         self.log = folder / "up.log"
+        self.started: list[subprocess.Popen[str]] = []
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         with self.log.open("w") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [ORCHA, "up", *arguments],
                 cwd=self.folder,
                 env=self.env,
@@ -76,6 +78,14 @@ class Up:
                 stderr=subprocess.STDOUT,
                 text=True,
             )
+        self.started.append(process)
+        return process
+
+    def end(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                process.wait(timeout=30)
 
     def installation(self, monkeypatch: pytest.MonkeyPatch) -> Installation:
         for key, value in self.env.items():
@@ -97,6 +107,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
     try:
         yield running
     finally:
+        running.end()
         for process in processes_of(tmp_path):
             process.kill()
 
@@ -141,11 +152,8 @@ def test_the_world_shifts_and_the_daemons_own_schedule_has_it_applied(up, monkey
     planned = {line.node: line for line in decision.allocations}
     assert golem_threads(up) == planned["golem-1"].value_planned > before
 
-    runs = up.graphql(
-        'query ($id: String!) { runsOrError(filter: {tags: [{key: "orcha/decision", value: $id}]}) '
-        "{ ... on Runs { results { jobName status tags { key value } } } } }",
-        id=decision.decision_id,
-    )["runsOrError"]["results"]
+    # The rows are there a moment before Dagster has closed the run that wrote them.
+    runs = wait_for("the end of the application's run", lambda: ended_runs(up, decision), process, up.log)
     assert [(run["jobName"], run["status"]) for run in runs] == [("apply_allocation", "SUCCESS")]
     assert {"key": "dagster/sensor_name", "value": "apply_decision"} in runs[0]["tags"]
     cycle = up.graphql(
@@ -177,6 +185,15 @@ def test_the_world_shifts_and_the_daemons_own_schedule_has_it_applied(up, monkey
     assert processes_of(up.folder) == []
     if not looked:
         pytest.skip("all but the pages was tested: Debian's chromium is not here to look at them")
+
+
+def ended_runs(up: Up, decision: decisions.DecisionRow) -> list[dict[str, Any]]:
+    runs = up.graphql(
+        'query ($id: String!) { runsOrError(filter: {tags: [{key: "orcha/decision", value: $id}]}) '
+        "{ ... on Runs { results { jobName status tags { key value } } } } }",
+        id=decision.decision_id,
+    )["runsOrError"]["results"]
+    return [run for run in runs if run["status"] in ENDED]
 
 
 def golem_threads(up: Up) -> float:

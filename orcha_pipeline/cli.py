@@ -54,18 +54,12 @@ def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path
 
 @app.command()
 def decision(*, config: Config = None) -> None:
-    """Show the last decision of every host, and why it was taken."""
-    from orcha_pipeline.decision_view import decision_table
+    """Show the last decision of every host, why it was taken and what came of it."""
+    from orcha_pipeline.decision_view import print_latest
     from orcha_pipeline.installation import open_installation
-    from orcha_pipeline.warehouse import decisions
 
     installation = open_installation(config)
-    with installation.warehouse.read() as connection:
-        latest = decisions.latest_decisions(connection, {host.name for host in installation.settings.hosts})
-    if not latest:
-        console.print("No decision yet. `orcha up` takes the first one.")
-    for row in latest:
-        console.print(decision_table(row, protocols=installation.node_protocols(), simulated=installation.simulated))
+    print_latest(console, installation.warehouse, installation)
 
 
 @prices_app.command("import")

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from orcha_pipeline.dagster_api import ENDED, DagsterApi, prepare_instance
-from orcha_pipeline.decision_view import decision_table
+from orcha_pipeline.decision_view import print_latest
 from orcha_pipeline.errors import SupervisionError
 from orcha_pipeline.installation import Installation, SteppedClock
 from orcha_pipeline.model import HOUR, hour_of
@@ -306,11 +306,7 @@ def up(installation: Installation, console: Console, *, config: Path | None, onc
             to_apply = decisions.unapplied(connection, flow.hosts)
         if to_apply:
             flow.timed("Application", flow.application)
-        with warehouse.read() as connection:
-            for decision in decisions.latest_decisions(connection, flow.hosts):
-                console.print(
-                    decision_table(decision, protocols=installation.node_protocols(), simulated=installation.simulated)
-                )
+        print_latest(console, warehouse, installation)
         console.print(f"Dagster: [link]{where.dagster}[/]   MLflow: [link]{where.mlflow}[/]")
         if once:
             return

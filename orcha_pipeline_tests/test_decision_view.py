@@ -4,8 +4,8 @@ import pytest
 from rich.console import Console
 
 from orcha_pipeline.decision_view import decision_table
-from orcha_pipeline.model import Gate, Verdict
-from orcha_pipeline.warehouse.decisions import DecidedAllocation, DecisionRow
+from orcha_pipeline.model import ApplicationStatus, Gate, Verdict
+from orcha_pipeline.warehouse.decisions import ApplicationRow, DecidedAllocation, DecisionRow
 
 
 def line(**changes):
@@ -22,7 +22,7 @@ def line(**changes):
     return DecidedAllocation(**{**known, **changes})
 
 
-def shown(*lines, verdict=Verdict.REALLOCATE, gates=(), simulated=False):
+def shown(*lines, verdict=Verdict.REALLOCATE, gates=(), simulated=False, application=None):
     row = DecisionRow(
         decision_id="d-1",
         host="box",
@@ -39,7 +39,7 @@ def shown(*lines, verdict=Verdict.REALLOCATE, gates=(), simulated=False):
     )
     console = Console(width=200, color_system=None)
     with console.capture() as capture:
-        console.print(decision_table(row, protocols={"golem-1": "golem"}, simulated=simulated))
+        console.print(decision_table(row, application, protocols={"golem-1": "golem"}, simulated=simulated))
     return capture.get()
 
 
@@ -50,6 +50,29 @@ def test_a_change_is_shown_with_its_lever_shares_and_reason():
     assert "earns most" in text
     assert "Moves golem-1." in text
     assert "advice" not in text
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (ApplicationStatus.APPLIED, "Application applied: golem-1 [4] went wrong."),
+        (ApplicationStatus.ROLLED_BACK, "Application rolled back: golem-1 [4] went wrong."),
+        (ApplicationStatus.ROLLBACK_FAILED, "Application rollback failed: golem-1 [4] went wrong."),
+    ],
+)
+def test_what_came_of_a_decision_is_shown_with_it(status, told):
+    application = ApplicationRow(
+        application_id="a-1",
+        decision_id="d-1",
+        started_at=datetime(2026, 3, 1, 12, 6, tzinfo=UTC),
+        ended_at=datetime(2026, 3, 1, 12, 7, tzinfo=UTC),
+        status=status,
+        reason="golem-1 [4] went wrong.",
+        dagster_run_id="run",
+    )
+    assert told in shown(line(), application=application)
+    assert "Not applied yet." in shown(line())
+    assert "pplication" not in shown(line(), verdict=Verdict.HOLD)
 
 
 def test_what_is_simulated_says_so():

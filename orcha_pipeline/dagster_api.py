@@ -1,12 +1,14 @@
 """Starting and following runs through the webserver's GraphQL API, so that every run shows in the Dagster UI."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from orcha_pipeline.errors import SupervisionError
+from orcha_pipeline.model import hour_of
 
 _LAUNCH = """
 mutation Launch($params: ExecutionParams!) {
@@ -55,6 +57,11 @@ query Location {
 """
 LOCATION_NAME = "orcha"
 ENDED = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
+
+
+def partition_key(moment: datetime) -> str:
+    """Dagster's key of the hourly partition `moment` lies in."""
+    return hour_of(moment).strftime("%Y-%m-%d-%H:%M")
 
 
 def prepare_instance(dagster_home: Path) -> None:

@@ -74,11 +74,6 @@ class ModelRegistryResource(dg.ConfigurableResource["ModelRegistryResource"]):
         """MLflow's store."""
         return f"sqlite:///{(Path(self.home) / 'mlflow' / 'mlflow.db').resolve()}"
 
-    @property
-    def artifacts(self) -> Path:
-        """MLflow's artifacts."""
-        return (Path(self.home) / "mlflow" / "artifacts").resolve()
-
     def folder(self, protocol: str, run_id: str) -> Path:
         """Where a training leaves its model; `path` of a model row is relative to the data folder."""
         return Path("models") / protocol / run_id

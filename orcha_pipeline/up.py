@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from orcha_pipeline.dagster_api import ENDED, DagsterApi, prepare_instance
+from orcha_pipeline.dagster_api import ENDED, DagsterApi, partition_key, prepare_instance
 from orcha_pipeline.decision_view import print_latest
 from orcha_pipeline.errors import SupervisionError
 from orcha_pipeline.installation import Installation, SteppedClock
@@ -27,7 +27,6 @@ from orcha_pipeline.warehouse.connection import Warehouse
 
 PROJECT = Path(__file__).resolve().parents[1]
 """The folder with dagster.yaml, workspace.yaml and mlflow/."""
-HOUR_FORMAT = "%Y-%m-%d-%H:%M"
 POLL_SECONDS = 1.0
 APPLY_TIMEOUT = timedelta(minutes=10)
 
@@ -149,7 +148,7 @@ def _testnet(installation: Installation, service: Callable[..., Service], starte
     for flag, path in (("--world", settings.testnet.world), ("--prices", settings.testnet.prices)):
         if path is not None:
             command += [flag, str(path.resolve())]
-    return service("testnet", command, _answers(f"http://127.0.0.1:{settings.testnet.port}/testnet/health"))
+    return service("testnet", command, _answers(f"{_addresses(installation).testnet}/testnet/health"))
 
 
 def _port_open(port: int) -> Callable[[], bool]:
@@ -186,10 +185,10 @@ class _Flow:
         if status != "SUCCESS":
             raise SupervisionError(
                 f"{what}: the run ended as {status.lower()}. {self.api.why_failed(run_id)}\n"
-                f"Everything about it: {self.installation_page(run_id)}"
+                f"Everything about it: {self.run_page(run_id)}"
             )
 
-    def installation_page(self, run_id: str) -> str:
+    def run_page(self, run_id: str) -> str:
         """The run's page in the Dagster UI."""
         return f"{_addresses(self.installation).dagster}/runs/{run_id}"
 
@@ -211,8 +210,8 @@ class _Flow:
         run_id = self.api.launch(
             "record_history",
             tags={
-                "dagster/asset_partition_range_start": start.strftime(HOUR_FORMAT),
-                "dagster/asset_partition_range_end": end.strftime(HOUR_FORMAT),
+                "dagster/asset_partition_range_start": partition_key(start),
+                "dagster/asset_partition_range_end": partition_key(end),
             },
             ops={"earnings_hourly": look_back, "features": look_back},
         )
@@ -244,8 +243,8 @@ class _Flow:
 
     def cycle(self) -> str:
         """Run one cycle now, outside the schedule."""
-        key = hour_of(self.installation.clock.now()).strftime(HOUR_FORMAT)
-        run_id = self.api.launch("cycle", tags={"dagster/partition": key})
+        # The hour a run is for is the wall clock's, as the schedule's is; a testnet's own clock may be ahead of it.
+        run_id = self.api.launch("cycle", tags={"dagster/partition": partition_key(datetime.now(UTC))})
         self.follow(run_id, "Cycle", total=None, done=lambda: 0)
         with self.warehouse.read() as connection:
             latest = decisions.latest_decisions(connection, self.hosts)

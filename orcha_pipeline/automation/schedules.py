@@ -5,9 +5,8 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from orcha_pipeline.assets.earnings import FEATURES
-from orcha_pipeline.assets.partitions import HOUR_FORMAT
 from orcha_pipeline.automation.jobs import CYCLE, RECORD_HISTORY, TRAIN_MODELS
-from orcha_pipeline.model import hour_of
+from orcha_pipeline.dagster_api import partition_key
 
 ACTIVE = [
     dg.DagsterRunStatus.QUEUED,
@@ -45,7 +44,7 @@ def build_schedules(*, cycle_cron: str) -> list[dg.ScheduleDefinition]:
                 return dg.SkipReason(f"Run {run_id} of {job_name} is still active.")
         if context.instance.get_latest_materialization_event(FEATURES) is None:
             return dg.SkipReason("There is no history yet: `orcha up` records it first.")
-        return dg.RunRequest(run_key=f"{CYCLE}:{tick.isoformat()}", partition_key=hour_of(tick).strftime(HOUR_FORMAT))
+        return dg.RunRequest(run_key=f"{CYCLE}:{tick.isoformat()}", partition_key=partition_key(tick))
 
     weekly = dg.ScheduleDefinition(
         name="weekly_training",

@@ -17,8 +17,8 @@ import httpx
 import pytest
 
 from orcha_pipeline.assets.application import ALLOCATION_APPLICATION
-from orcha_pipeline.assets.partitions import HOUR_FORMAT
 from orcha_pipeline.automation.jobs import APPLY_ALLOCATION, CYCLE, RECORD_HISTORY
+from orcha_pipeline.dagster_api import partition_key
 from orcha_pipeline.definitions import build_defs
 from orcha_pipeline.installation import Installation, open_installation
 from orcha_pipeline.model import hour_of
@@ -99,7 +99,7 @@ class Rig:
 
     def run_cycle(self, *only: dg.AssetKey) -> dg.ExecuteInProcessResult:
         """One cycle as the schedule would start it now, or these assets of it."""
-        partition = hour_of(datetime.now(UTC)).strftime(HOUR_FORMAT)
+        partition = partition_key(datetime.now(UTC))
         return self.run(CYCLE, partition_key=partition, asset_selection=list(only) or None)
 
     def run_apply(self, decision_id: str) -> dg.ExecuteInProcessResult:
@@ -114,8 +114,8 @@ class Rig:
         result = self.run(
             RECORD_HISTORY,
             tags={
-                "dagster/asset_partition_range_start": start.strftime(HOUR_FORMAT),
-                "dagster/asset_partition_range_end": now.strftime(HOUR_FORMAT),
+                "dagster/asset_partition_range_start": partition_key(start),
+                "dagster/asset_partition_range_end": partition_key(now),
             },
             run_config={"ops": {"earnings_hourly": look_back, "features": look_back}},
         )

@@ -13,6 +13,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # The uv on PATH, else one of our own.
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
+# Golem's and Streamr's own clients, for test-peers.
+PEERS := .peers
+PEERS_FROM := orcha_pipeline_tests/peers
 
 # The environment is ours, whatever the caller has activated.
 unexport VIRTUAL_ENV
@@ -20,10 +23,10 @@ export UV_PROJECT_ENVIRONMENT := $(VENV)
 # Trust what the system trusts, as git and the browser do: behind a company's proxy nothing else works.
 export UV_SYSTEM_CERTS ?= true
 
-.PHONY: help setup run test lint clean
+.PHONY: help setup run test test-peers bench-ingest lint clean
 
 help: ## Show this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 19
 
 setup: $(STAMP) ## Install everything into .venv (the others do so by themselves)
 	@echo "Everything is installed in $(VENV)"
@@ -34,6 +37,12 @@ run: $(STAMP) ## Start Orcha and watch over it until Ctrl-C (ARGS=--once leaves 
 test: $(STAMP) ## Run the tests (ARGS go to pytest)
 	@exec $(BIN)/pytest $(ARGS)
 
+test-peers: $(STAMP) $(PEERS)/golem/.installed $(PEERS)/streamr/.installed ## Run the tests against the peers' own software (installs it into .peers)
+	@PEERS_HOME="$(CURDIR)/$(PEERS)" exec $(BIN)/pytest $(PEERS_FROM) $(ARGS)
+
+bench-ingest: $(STAMP) ## Measure the ingest of 4 and of 4,000 nodes of the testnet, for minutes (ARGS="--hosts 1 100 --runs 1")
+	@exec $(BIN)/python -m orcha_pipeline_tests.bench.ingest $(ARGS)
+
 lint: $(STAMP) ## Check style, format, types and the lock file
 	@$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -41,11 +50,27 @@ lint: $(STAMP) ## Check style, format, types and the lock file
 	$(UV) lock --check
 
 clean: ## Remove what was installed and cached here; the data in .orcha stays
-	@rm -rf $(VENV) .uv .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	@rm -rf $(VENV) .uv $(PEERS) .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -not -path './.orcha/*' -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))
 	@$(UV) sync --locked --compile-bytecode
+	touch $@
+
+$(PEERS)/golem/.installed: $(PEERS_FROM)/golem/requirements.txt | $(STAMP)
+	@$(UV) venv --quiet --clear --python $(BIN)/python $(@D)
+	$(UV) pip sync --quiet --require-hashes --python $(@D)/bin/python $<
+	touch $@
+
+$(PEERS)/streamr/.installed: $(PEERS_FROM)/streamr/package.json $(PEERS_FROM)/streamr/package-lock.json
+	@if ! { command -v node && command -v npm; } >/dev/null; then
+		echo "Node.js and npm are not on PATH: the tests with Streamr's own software will be skipped." >&2
+		exit 0
+	fi
+	mkdir -p $(@D)
+	cp $^ $(@D)
+	# Nothing is compiled: see native_addons.cjs.
+	npm ci --prefix $(@D) --ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $@
 
 .uv/bin/uv:

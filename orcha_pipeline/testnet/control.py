@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, cast
 
@@ -11,8 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from orcha_pipeline.testnet.addresses import SERVICES
 from orcha_pipeline.testnet.answers import json_answer, parse_time, rfc3339
-from orcha_pipeline.testnet.simulation import FAULT_KINDS, Fault, Testnet
+from orcha_pipeline.testnet.faults import number, read_fault
+from orcha_pipeline.testnet.levers import node_name
+from orcha_pipeline.testnet.simulation import Testnet
 from orcha_pipeline.testnet.worlds import PROTOCOLS
 
 _Endpoint = Callable[[Request], Awaitable[Response]]
@@ -44,21 +47,11 @@ async def _object(request: Request) -> dict[str, Any]:
     return cast("dict[str, Any]", given)
 
 
-def _real(given: Mapping[str, Any], key: str) -> float | None:
-    value = given.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise ValueError(f"{key} must be a number that is not negative")
-    return float(value)
-
-
 class Control:
     """The endpoints."""
 
     def __init__(self, testnet: Testnet) -> None:
         self.testnet = testnet
-        self.targets = {*testnet.economy.nodes, "thegraph", "coingecko", "docker"}
 
     def routes(self) -> list[Route]:
         """All addresses."""
@@ -74,15 +67,17 @@ class Control:
         ]
 
     async def clock(self, _request: Request) -> Response:
-        """`{"now", "live"}`."""
-        return json_answer({"now": rfc3339(self.testnet.economy.now), "live": self.testnet.live})
+        """`{"now", "live"}`, and `speed` where time runs at another than the wall's."""
+        kept = self.testnet.time
+        speed = {} if kept.speed == 1.0 else {"speed": kept.speed}
+        return json_answer({"now": rfc3339(kept.now), "live": kept.live, **speed})
 
     async def move_clock(self, request: Request) -> Response:
         """`{"advance_to": iso}`, or `{"live": true}`: follow the wall clock. 409 where time would have to go back.
 
         A live clock that is advanced runs on ahead of the wall clock.
         """
-        testnet, now = self.testnet, self.testnet.economy.now
+        testnet, now = self.testnet, self.testnet.time.now
         given = await _object(request)
         if given.get("live") is True:
             testnet.go_live()
@@ -93,47 +88,64 @@ class Control:
         testnet.advance_to(moment)
         return await self.clock(request)
 
-    async def nodes(self, _request: Request) -> Response:
-        """The true state by node."""
-        return json_answer(self.testnet.true_state())
+    async def nodes(self, request: Request) -> Response:
+        """The true state by node; with `?host=` of one host alone."""
+        wanted = request.query_params.get("host")
+        if wanted is not None and wanted not in self.testnet.hosts:
+            return _refused(404, f"no such host: {wanted}")
+        return json_answer(self.testnet.true_state(wanted))
 
     async def faults(self, _request: Request) -> Response:
         """Kind of fault by node."""
-        return json_answer({name: fault.kind for name, fault in self.testnet.faults.items()})
+        return json_answer(self.testnet.faults.kinds())
 
     async def add_fault(self, request: Request) -> Response:
-        """`{"node", "kind", "seconds", "status", "delay_seconds"}`.
+        """`{"node", "kind", ...}`; docs/testnet.md tells the kinds and what else each of them takes.
 
-        `seconds` is how long the fault lasts on the testnet's clock (null: until it is taken away), `status` what the
-        kind `status` answers, `delay_seconds` how long the kind `slow` takes (5).
+        `seconds` is how long the fault lasts on the testnet's clock (null: until it is taken away).
         """
         given = await _object(request)
-        node, kind = given["node"], given["kind"]
-        if node not in self.targets:
-            return _refused(404, f"no such node: {node}; there are {', '.join(sorted(self.targets))}")
-        if kind not in FAULT_KINDS:
-            return _refused(400, f"no such kind: {kind}; there are {', '.join(FAULT_KINDS)}")
-        seconds, delay = _real(given, "seconds"), _real(given, "delay_seconds")
-        until = None if seconds is None else self.testnet.economy.now + math.ceil(seconds)
-        fault = Fault(kind, until, int(given.get("status") or 503), 5.0 if delay is None else delay)
-        self.testnet.add_fault(node, fault)
-        return json_answer({"node": node, "kind": kind, "until": None if until is None else rfc3339(until)})
+        wanted = str(given["node"])
+        fault = read_fault(given, now=self.testnet.time.now, seed=self.testnet.seed)
+        door = self._door(wanted, fault.kind)
+        if door is None:
+            return _refused(404, f"no such node: {wanted}; there are {self._doors()}")
+        self.testnet.faults.put(door, fault)
+        until = None if fault.until is None else rfc3339(fault.until)
+        return json_answer({"node": wanted, "kind": fault.kind, "until": until})
+
+    def _door(self, wanted: str, kind: str) -> str | None:
+        """The name under which the faults of a node or service are kept."""
+        testnet = self.testnet
+        if wanted not in testnet.nodes:
+            return wanted if wanted in SERVICES and kind != "apply_fails" else None
+        if testnet.nodes[wanted].economy.nodes[wanted].protocol != "grass" or kind == "apply_fails":
+            return wanted
+        # A Grass device has no door of its own: its only account's is meant, and of several nobody's.
+        return "grass" if len(testnet.hosts) == 1 else None
+
+    def _doors(self) -> str:
+        names = [*SERVICES, *list(self.testnet.nodes)[:8]]
+        return ", ".join(names) + (" and more" if len(self.testnet.nodes) > 8 else "")
 
     async def clear_faults(self, request: Request) -> Response:
-        """Take all faults away, or with `?node=` one node's."""
-        self.testnet.clear_faults(request.query_params.get("node"))
+        """Take all faults away, or with `?node=` one node's or service's."""
+        wanted = request.query_params.get("node")
+        self.testnet.faults.clear(wanted)
+        if wanted == node_name("grass") and len(self.testnet.hosts) == 1:
+            self.testnet.faults.clear("grass")
         return json_answer({})
 
     async def shift(self, request: Request) -> Response:
         """`{"protocol", "factor"}`: from now on this protocol pays `factor` times as much."""
         given = await _object(request)
-        protocol, factor = given["protocol"], _real(given, "factor")
+        protocol, factor = given["protocol"], number(given, "factor", None)
         if protocol not in PROTOCOLS or factor is None:
             return _refused(400, f"give protocol (one of {', '.join(PROTOCOLS)}) and factor")
-        self.testnet.economy.shift(protocol, factor)
-        self.testnet.save()
-        return json_answer({"protocol": protocol, "factor": factor, "from": rfc3339(self.testnet.economy.now)})
+        self.testnet.shift(protocol, factor)
+        return json_answer({"protocol": protocol, "factor": factor, "from": rfc3339(self.testnet.time.now)})
 
     async def health(self, _request: Request) -> Response:
         """Whether it is this testnet that answers, and which process."""
-        return json_answer({"status": "ok", "pid": os.getpid(), "world": self.testnet.economy.world.name})
+        world, hosts = self.testnet.economy.world.name, len(self.testnet.hosts)
+        return json_answer({"status": "ok", "pid": os.getpid(), "world": world, "hosts": hosts})

@@ -6,7 +6,9 @@ earnings in its own terms in `Books`; the economy only hands them what was earne
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +20,8 @@ DEFAULT_RESTART_SECONDS: Mapping[str, float] = {"storj": 20.0, "golem": 3.0, "st
 """How long a node is away after its container started; for Golem, how long the file watch takes."""
 STORJ_FILL_SECONDS = 12 * HOUR
 """Time constant with which stored data follows the allocation."""
+SKEW: ContextVar[int] = ContextVar("skew", default=0)
+"""By how many seconds the clock of the node that answers at this moment is wrong."""
 _CPU_PERIOD = 1e9
 
 
@@ -49,6 +53,10 @@ class Books(Protocol):
         """Add a piece. Pieces come in order and without gaps."""
         ...
 
+    def busy_until(self, at: int) -> int | None:
+        """Until when work that has begun goes on with what it was given; None where a change takes hold at once."""
+        ...
+
     def dump(self) -> dict[str, Any]:
         """Everything, as JSON can hold it."""
         ...
@@ -68,6 +76,8 @@ class Node:
     lever_value: float = 0.0
     detail: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What else the node took from its files."""
+    environment: dict[str, str] = field(default_factory=dict[str, str])
+    """The container's environment variables, which some nodes put above their files."""
     nano_cpus: int = 0
     memory: int = 0
     memory_swap: int = 0
@@ -83,6 +93,9 @@ class Node:
     seen_at: int = 0
     """The last moment at which it ran and its protocol paid."""
     reload_at: int | None = None
+    task_share: float = 0.0
+    task_until: int | None = None
+    """Until then a task begun before the last change works with `task_share`."""
     signature: str = ""
     effective: float = 0.0
     native: float = 0.0
@@ -97,8 +110,12 @@ class Node:
         return self.running and not self.paused and now >= self.ready_at
 
 
+def _unknown_moment(_wall: float) -> int | None:
+    return None
+
+
 class Economy:
-    """All nodes of the simulated host, advanced together."""
+    """All nodes of one simulated host, advanced together."""
 
     def __init__(
         self,
@@ -107,16 +124,26 @@ class Economy:
         folder: Path,
         books: Mapping[str, Books],
         start: int,
+        number: int = 1,
         restart_seconds: Mapping[str, float] | None = None,
+        moment_of: Callable[[float], int | None] = _unknown_moment,
+        stuck: AbstractSet[str] = frozenset(),
     ) -> None:
-        """`books` by protocol. `start` is the testnet's first moment; levers are installed in `folder`/<node>."""
+        """`books` by protocol. `start` is the testnet's first moment; levers are installed in `folder`/<node>.
+
+        `number`: the host's, from 1 on. `moment_of`: the testnet's moment at a moment of the wall's, None while time
+        stands still. `stuck`: names of nodes whose levers silently do not take for now; it may change.
+        """
         self.world = world
         self.start = start
-        self.now = start
+        self.number = number
+        self.moment_of = moment_of
+        self.stuck = stuck
+        self.altered = False
+        """Something happened that time alone would not bring about again. Whoever saves the state takes it back."""
+        self._now = start
         self.books = dict(books)
         self.restart_seconds = {**DEFAULT_RESTART_SECONDS, **(restart_seconds or {})}
-        self.stuck: set[str] = set()
-        """Nodes whose levers silently do not take, for now."""
         self.nodes: dict[str, Node] = {}
         self.levers: dict[str, Lever] = {}
         self._rates: dict[str, tuple[float, bool, float]] = {}
@@ -124,7 +151,7 @@ class Economy:
         self._throttle: float | None = None
         shares = equal_shares(world)
         for protocol, terms in world.protocols.items():
-            name = node_name(protocol)
+            name = node_name(protocol, number)
             lever = LEVERS[protocol](folder / name, terms, world.capacity)
             value = lever.snap(shares[protocol])
             lever.install(value)
@@ -133,9 +160,15 @@ class Economy:
             if protocol == "grass":
                 node.nano_cpus = round(value * _CPU_PERIOD)
             self.nodes[name], self.levers[name] = node, lever
-            self._take(node, lever.read())
+            self._take(node, lever.read(node.environment))
             node.signature = lever.signature()
             node.effective = self.share(node)
+        self.altered = False
+
+    @property
+    def now(self) -> int:
+        """How far time has come, as the clock of the node that answers shows it."""
+        return self._now + SKEW.get()
 
     # ------------------------------------------------------------ shares and rates
 
@@ -146,6 +179,10 @@ class Economy:
             limit = node.nano_cpus / _CPU_PERIOD / self.world.protocols[node.protocol].demand.cpu_threads
         return min(1.0, limit, node.lever_share)
 
+    def working(self, node: Node) -> float:
+        """The share the node works with: until the task that runs has ended, what that was given."""
+        return self.share(node) if node.task_until is None else node.task_share
+
     def crowding(self) -> float:
         """The part of its share each node really gets: below 1.0 when the nodes together want more than the host."""
         if self._throttle is None:
@@ -154,7 +191,7 @@ class Economy:
                 if node.running and not node.paused:
                     demand = self.world.protocols[node.protocol].demand.as_dict()
                     for name, amount in demand.items():
-                        wanted[name] += self.share(node) * amount
+                        wanted[name] += self.working(node) * amount
             self._throttle = min(
                 (limit / wanted[name] for name, limit in self.world.capacity.as_dict().items() if wanted[name] > limit),
                 default=1.0,
@@ -163,24 +200,24 @@ class Economy:
 
     def _market(self, protocol: str) -> tuple[float, bool, float]:
         """Native rate, availability and USD a unit at this moment."""
-        if self._rates_at != self.now:
-            step = self.now - self.now % self.world.step
+        if self._rates_at != self._now:
+            step = self._now - self._now % self.world.step
             if self._rates_at < step or any(step < shift.since for shift in self.world.shifts):
                 self._rates = {
                     name: (
-                        self.world.native_rate(name, self.now),
-                        self.world.available(name, self.now),
-                        self.world.unit_usd(name, self.now),
+                        self.world.native_rate(name, self._now),
+                        self.world.available(name, self._now),
+                        self.world.unit_usd(name, self._now),
                     )
                     for name in self.world.protocols
                 }
-            self._rates_at = self.now
+            self._rates_at = self._now
         return self._rates[protocol]
 
     def rate(self, node: Node) -> float:
         """Native units an hour the node earns at this moment."""
         native, available, _ = self._market(node.protocol)
-        if not available or not node.answers(self.now):
+        if not available or not node.answers(self._now):
             return 0.0
         curvature = self.world.protocols[node.protocol].curvature
         return native * (node.effective * self.crowding()) ** curvature
@@ -189,30 +226,34 @@ class Economy:
 
     def advance(self, to: int) -> None:
         """Let time pass until `to`; a moment already past changes nothing."""
-        self._watch()
-        while self.now < to:
+        self.watch(to)
+        while self._now < to:
             end = min(to, self._next_change())
             for node in self.nodes.values():
                 self._pass(node, end)
-            self.now = end
+            self._now = end
             for node in self.nodes.values():
-                if node.reload_at is not None and node.reload_at <= self.now:
+                if node.task_until is not None and node.task_until <= self._now:
+                    self._end_task(node)
+                if node.reload_at is not None and node.reload_at <= self._now:
                     self._reload(node)
 
     def _next_change(self) -> int:
         """The next moment at which some rate may change."""
-        moments = [self.now - self.now % self.world.step + self.world.step]
+        moments = [self._now - self._now % self.world.step + self.world.step]
         for node in self.nodes.values():
-            moments.extend(at for at in (node.ready_at, node.reload_at) if at is not None and at > self.now)
-        moments.extend(shift.since for shift in self.world.shifts if shift.since > self.now)
+            moments.extend(
+                at for at in (node.ready_at, node.reload_at, node.task_until) if at is not None and at > self._now
+            )
+        moments.extend(shift.since for shift in self.world.shifts if shift.since > self._now)
         return min(moments)
 
     def _pass(self, node: Node, end: int) -> None:
         native, available, unit_usd = self._market(node.protocol)
-        up = available and node.answers(self.now)
-        seconds = end - self.now
+        up = available and node.answers(self._now)
+        seconds = end - self._now
         terms = self.world.protocols[node.protocol]
-        granted = self.share(node)
+        granted = self.working(node)
         before = node.effective
         if node.protocol == "storj":
             follows = math.exp(-seconds / STORJ_FILL_SECONDS)
@@ -232,7 +273,7 @@ class Economy:
         node.usd += earned * unit_usd
         if up:
             if not node.was_up:
-                node.up_since = self.now
+                node.up_since = self._now
             node.seen_at = end
             works = middle * crowding * seconds
             node.cpu_seconds += 0.6 * works * terms.demand.cpu_threads
@@ -241,67 +282,81 @@ class Economy:
             node.tx_bytes += 0.6 * moved
         node.was_up = up
         self.books[node.protocol].accrue(
-            Piece(self.now, end, earned, middle * crowding if up else 0.0, node.lever_value, up)
+            Piece(self._now, end, earned, middle * crowding if up else 0.0, node.lever_value, up)
         )
 
     # ------------------------------------------------------------ levers
 
     def _take(self, node: Node, loaded: Loaded) -> None:
-        node.lever_share, node.lever_value, node.detail = loaded.share, loaded.value, loaded.detail
-        self._throttle = None
+        if not loaded.keeps:
+            node.lever_share, node.lever_value = loaded.share, loaded.value
+        node.detail = loaded.detail
+        self._change()
 
-    def _watch(self) -> None:
-        """Golem's provider watches its files: a change takes effect a few seconds after it was seen."""
-        node = self.nodes[node_name("golem")]
-        if node.reload_at is None and self.levers[node.name].signature() != node.signature:
-            due = self.now + math.ceil(self.restart_seconds["golem"])
-            node.reload_at = due
-            if due <= self.now:
+    def _change(self) -> None:
+        self._throttle, self.altered = None, True
+
+    def watch(self, until: int | None = None) -> None:
+        """Golem's provider watches its files: a change takes effect a few seconds after it was made.
+
+        `until`: how far time will pass next, so that a change is not taken for older than it is.
+        """
+        node = self.nodes[node_name("golem", self.number)]
+        lever = self.levers[node.name]
+        if node.reload_at is None and lever.signature() != node.signature:
+            made = self.moment_of(lever.edited())
+            noticed = self._now if made is None else min(max(self._now, made), max(self._now, until or 0))
+            node.reload_at = due = noticed + math.ceil(self.restart_seconds["golem"])
+            if due <= self._now:
                 self._reload(node)
-
-    def watch(self) -> None:
-        """Look at the watched files without letting time pass."""
-        self._watch()
 
     def _reload(self, node: Node) -> None:
         """Take what the files say; a file that cannot be used leaves the node as it is."""
         lever = self.levers[node.name]
         node.reload_at, node.signature = None, lever.signature()
-        loaded = lever.read()
+        loaded = lever.read(node.environment)
         if not loaded.problem and node.name not in self.stuck:
+            before = self.working(node)
             self._take(node, loaded)
+            # Who had nothing has no task that could go on with it.
+            busy = self.books[node.protocol].busy_until(self._now) if before > 0 else None
+            node.task_share, node.task_until = before, busy
+
+    def _end_task(self, node: Node) -> None:
+        node.task_until = None
+        self._change()
 
     def start_node(self, node: Node) -> None:
         """Start the container: the node reads its files, and exits at once where it cannot run with them."""
-        loaded = self.levers[node.name].read()
-        node.started_at, node.paused = self.now, False
-        self._throttle = None
+        loaded = self.levers[node.name].read(node.environment)
+        node.started_at, node.paused = self._now, False
+        self._end_task(node)
         if loaded.problem and node.name not in self.stuck:
-            node.running, node.exit_code, node.log, node.finished_at = False, 1, loaded.problem, self.now
+            node.running, node.exit_code, node.log, node.finished_at = False, 1, loaded.problem, self._now
             return
         if node.name not in self.stuck:
             self._take(node, loaded)
         node.running, node.exit_code, node.log = True, 0, ""
-        node.ready_at = self.now + math.ceil(self.restart_seconds[node.protocol])
+        node.ready_at = self._now + math.ceil(self.restart_seconds[node.protocol])
 
     def stop_node(self, node: Node) -> None:
         """Stop the container; it earns nothing until it is started."""
-        node.running, node.paused, node.exit_code, node.finished_at = False, False, 0, self.now
-        self._throttle = None
+        node.running, node.paused, node.exit_code, node.finished_at = False, False, 0, self._now
+        self._change()
 
     def pause_node(self, node: Node, *, paused: bool) -> None:
         """Freeze the container's processes, or let them go on."""
         node.paused = paused
-        self._throttle = None
+        self._change()
 
     def limit_cpu(self, node: Node, nano_cpus: int) -> None:
         """Set the container's CPU limit; 0 is none. Takes effect at once."""
         node.nano_cpus = nano_cpus
-        self._throttle = None
+        self._change()
 
-    def shift(self, protocol: str, factor: float) -> None:
-        """Multiply a protocol's yield from this moment on."""
-        self.world = self.world.shift(protocol, factor, self.now)
+    def shift(self, protocol: str, factor: float, since: int | None = None) -> None:
+        """Multiply a protocol's yield from a moment on; None: from now on."""
+        self.world = self.world.shift(protocol, factor, self._now if since is None else since)
         self._rates_at = -1
 
     # ------------------------------------------------------------ state
@@ -310,17 +365,14 @@ class Economy:
         """Everything that cannot be worked out again."""
         return {
             "start": self.start,
-            "now": self.now,
-            "shifts": [asdict(shift) for shift in self.world.shifts],
+            "now": self._now,
             "nodes": {name: asdict(node) for name, node in self.nodes.items()},
             "books": {protocol: books.dump() for protocol, books in self.books.items()},
         }
 
     def load(self, saved: Mapping[str, Any]) -> None:
         """Take back what `dump` gave; files edited while the testnet was down are seen by the watch."""
-        self.start, self.now = saved["start"], saved["now"]
-        for shift in saved["shifts"]:
-            self.world = self.world.shift(shift["protocol"], shift["factor"], shift["since"])
+        self.start, self._now, self.altered = saved["start"], saved["now"], False
         for name, values in saved["nodes"].items():
             for slot in fields(Node):
                 setattr(self.nodes[name], slot.name, values[slot.name])

@@ -1,11 +1,13 @@
 """The Grass dashboard's cloud API, and the node's earnings as points of an epoch.
 
 A device's points are `aggUptime / 3600 x 50 x ipScore / 100 x multiplier`; `totalPoints` of an epoch stays 0 until the
-epoch is settled. The uptime shown is the one that those points come from.
+epoch is settled. How much the world pays shows in the multiplier, which tells what the last hour was worth: the
+uptime is time, and starts again with a new epoch and with a new connection.
 """
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, cast
 
@@ -22,82 +24,142 @@ DEVICE = "6f1c0d5e-7c1f-4a55-9d0e-0a5c7e57ca11"
 USER = "2gh63HX35H0KAPIZPKiVsbUFQn2"
 IP_ADDRESS = "203.0.113.7"
 IP_SCORE = 87
-MULTIPLIER = 1.25
-POINTS_PER_UPTIME_HOUR = 50.0 * IP_SCORE / 100.0 * MULTIPLIER
+POINTS_PER_HOUR = 50.0 * IP_SCORE / 100.0
+"""At a multiplier of 1."""
 EPOCH = 14 * DAY
 _SETTLES_AFTER = 6 * HOUR
 
 
 class GrassBooks:
-    """Points by epoch. Epochs follow each other every two weeks since 1970."""
+    """Points and uptime by epoch, and what the last hour paid. Epochs follow each other every two weeks since 1970."""
 
     def __init__(self) -> None:
         self.epochs: dict[int, float] = {}
+        self.uptimes: dict[int, int] = {}
+        self.recent: list[tuple[int, int, float]] = []
+        """(start, end, earned) of the pieces with the device up that reach into the last hour."""
+
+    def busy_until(self, at: int) -> int | None:
+        """Nothing that has begun holds on to what it was given."""
+        del at
 
     def accrue(self, piece: Piece) -> None:
         """Add a piece; pieces end at every step of the world, so none crosses an epoch's end."""
         epoch = piece.start // EPOCH
         self.epochs[epoch] = self.epochs.get(epoch, 0.0) + piece.earned
+        self.recent = [kept for kept in self.recent if kept[1] > piece.end - HOUR]
+        if piece.up:
+            self.uptimes[epoch] = self.uptimes.get(epoch, 0) + piece.seconds
+            self.recent.append((piece.start, piece.end, piece.earned))
+
+    def hourly(self, now: int) -> float | None:
+        """Points an hour of uptime was worth over the last hour; None where the device was not up."""
+        earned, seconds = 0.0, 0
+        for start, end, points in self.recent:
+            inside = end - max(start, now - HOUR)
+            if inside > 0:
+                earned += points * inside / (end - start)
+                seconds += inside
+        return earned / seconds * HOUR if seconds else None
 
     def dump(self) -> dict[str, Any]:
-        """Epoch number -> points."""
-        return {str(epoch): points for epoch, points in self.epochs.items()}
+        """Epoch number -> points and uptime; the last hour's pieces."""
+        return {
+            "points": {str(epoch): points for epoch, points in self.epochs.items()},
+            "uptimes": {str(epoch): seconds for epoch, seconds in self.uptimes.items()},
+            "recent": self.recent,
+        }
 
     def load(self, saved: Mapping[str, Any]) -> None:
         """Take back what `dump` gave."""
-        self.epochs = {int(epoch): points for epoch, points in saved.items()}
+        self.epochs = {int(epoch): points for epoch, points in saved["points"].items()}
+        self.uptimes = {int(epoch): seconds for epoch, seconds in saved["uptimes"].items()}
+        self.recent = [(start, end, earned) for start, end, earned in saved["recent"]]
 
 
-class GrassAccount:
-    """Answers of the dashboard, from the economy's state."""
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device of an account: a node of some host."""
 
-    def __init__(self, economy: Economy, node: Node, books: GrassBooks) -> None:
-        self.economy = economy
-        self.node = node
-        self.books = books
+    economy: Economy
+    node: Node
+    books: GrassBooks
+    device_id: str = DEVICE
+    ip_address: str = IP_ADDRESS
 
     @property
     def connected(self) -> bool:
         """True while the network sees the device."""
         return self.node.answers(self.economy.now) and self.node.was_up
 
-    def uptime(self) -> int:
-        """The device's `aggUptime` of the running epoch, seconds."""
-        points = self.books.epochs.get(self.economy.now // EPOCH, 0.0)
-        return int(points / POINTS_PER_UPTIME_HOUR * HOUR)
+    @property
+    def connected_at(self) -> int:
+        """When the present connection, or the last one, began."""
+        return max(self.node.up_since, self.node.ready_at)
 
-    def device(self, *, connected: bool) -> dict[str, Any]:
-        """The device as `/activeDevices` (connected) and `/devices` show it."""
+    def uptime(self) -> int:
+        """`aggUptime`: seconds since the epoch or the connection began, whichever is later."""
+        now = self.economy.now
+        return max(0, now - max(self.connected_at, now - now % EPOCH))
+
+    def multiplier(self) -> float:
+        """What makes the dashboard's formula give what the device was paid over the last hour."""
+        hourly = self.books.hourly(self.economy.now)
+        return round((self.economy.rate(self.node) if hourly is None else hourly) / POINTS_PER_HOUR, 6)
+
+    def shown(self, *, active: bool) -> dict[str, Any]:
+        """As `/activeDevices` (active) and `/devices` show it."""
         shown: dict[str, Any] = {
-            "deviceId": DEVICE,
+            "deviceId": self.device_id,
             "userId": USER,
-            "ipAddress": IP_ADDRESS,
+            "ipAddress": self.ip_address,
             "ipScore": IP_SCORE,
-            "multiplier": MULTIPLIER,
+            "multiplier": self.multiplier(),
         }
-        if connected:
+        if active:
             shown |= {"aggUptime": self.uptime()}
         else:
             # The list of all devices tells an uptime only of those that are not connected just now.
-            shown |= {"totalUptime": 0 if self.connected else self.uptime()}
-        return {**shown, "lastConnectedAt": rfc3339_millis(max(self.node.up_since, self.node.ready_at))}
+            epoch = self.economy.now // EPOCH
+            shown |= {"totalUptime": 0 if self.connected else self.books.uptimes.get(epoch, 0)}
+        return {**shown, "lastConnectedAt": rfc3339_millis(self.connected_at)}
+
+
+class GrassAccount:
+    """Answers of the dashboard, from the economies' state."""
+
+    def __init__(self, economy: Economy, node: Node, books: GrassBooks, others: Sequence[Device] = ()) -> None:
+        """`others`: further devices of the same account, each with an id of its own."""
+        self.economy = economy
+        self.devices = (Device(economy, node, books), *others)
+
+    def active(self) -> list[Device]:
+        """The devices the network sees."""
+        return [device for device in self.devices if device.connected]
+
+    def addresses(self) -> list[dict[str, Any]]:
+        """Each address once, however many devices it has."""
+        # Here the score comes as a string, as some numbers of this API do.
+        found = dict.fromkeys(device.ip_address for device in self.active())
+        return [{"ipAddress": address, "ipScore": str(IP_SCORE)} for address in found]
 
     def epochs(self, limit: int, *, latest_only: bool) -> list[dict[str, Any]]:
         """Epochs, newest first."""
         now = self.economy.now
         current = now // EPOCH
-        numbers = sorted(set(self.books.epochs) | {current}, reverse=True)
+        known = {number for device in self.devices for number in device.books.epochs}
         rows: list[dict[str, Any]] = []
-        for number in numbers[: 1 if latest_only else limit]:
+        for number in sorted(known | {current}, reverse=True)[: 1 if latest_only else limit]:
             end = (number + 1) * EPOCH
-            points = self.books.epochs.get(number, 0.0)
             settled = now >= end + _SETTLES_AFTER
+            points = sum(device.books.epochs.get(number, 0.0) for device in self.devices)
+            uptime = sum(device.books.uptimes.get(number, 0) for device in self.devices)
             rows.append(
                 {
                     "epochName": f"Epoch {number - 1460}",
                     "totalPoints": points if settled else 0,
                     "rewardPoints": 0,
-                    "totalUptime": int(points / POINTS_PER_UPTIME_HOUR * HOUR) if settled else 0,
+                    "totalUptime": uptime if settled else 0,
                     "startDate": rfc3339_millis(number * EPOCH),
                     "endDate": rfc3339_millis(end),
                 }
@@ -156,15 +218,14 @@ def routes(emulator: GrassAccount) -> Router:
         )
 
     async def active_devices(_request: Request) -> Response:
-        return _data([emulator.device(connected=True)] if emulator.connected else [])
+        return _data([device.shown(active=True) for device in emulator.active()])
 
     async def active_ips(_request: Request) -> Response:
-        # Here the score comes as a string, as some numbers of this API do.
-        return _data([{"ipAddress": IP_ADDRESS, "ipScore": str(IP_SCORE)}] if emulator.connected else [])
+        return _data(emulator.addresses())
 
     async def devices(request: Request) -> Response:
         limit = int(_input(request).get("limit", 50))
-        return _data([emulator.device(connected=False)][:limit])
+        return _data([device.shown(active=False) for device in emulator.devices][:limit])
 
     async def epoch_earnings(request: Request) -> Response:
         given = _input(request)

@@ -11,15 +11,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
 from orcha_pipeline.model import Resources
+from orcha_pipeline.testnet.noise import hexadecimal
 from orcha_pipeline.testnet.worlds import Terms, World
 
 STORJ_FLOOR_BYTES = 500e9
 """`storage2.monitor.minimum-disk-space`: a node allocated less refuses to start."""
 SPONSORSHIPS_AT_FULL = 20
 """Streamr sponsorships worth staking on: share 1.0."""
+NO_ENVIRONMENT: Mapping[str, str] = MappingProxyType({})
 GOLEM_CPU_COEFFICIENT = 0.1 / 3600.0
 """GLM a CPU second in the first preset: dear enough that not even a shock fills every thread."""
 _UNITS = {"": 1, "B": 1} | {
@@ -33,13 +36,15 @@ _UNITS = {"": 1, "B": 1} | {
 class Loaded:
     """What a node read: the share it stands for and the lever's own value. `problem`: the node cannot run with it.
 
-    `detail` is what else the node took from its files and shows later, as JSON can hold it.
+    `detail` is what else the node took from its files and shows later, as JSON can hold it. `keeps`: the files leave
+    share and value as they are.
     """
 
     share: float
     value: float
     problem: str = ""
     detail: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    keeps: bool = False
 
 
 class Lever(ABC):
@@ -65,8 +70,8 @@ class Lever(ABC):
         """File name -> first content, for a lever value."""
 
     @abstractmethod
-    def read(self) -> Loaded:
-        """What the node makes of its files now."""
+    def read(self, environment: Mapping[str, str] = NO_ENVIRONMENT) -> Loaded:
+        """What the node makes of its files, and of its container's environment variables, now."""
 
     def snap(self, share: float) -> float:
         """The lever value nearest below `share`; never less than one step."""
@@ -92,6 +97,11 @@ class Lever(ABC):
             else:
                 marks.append(f"{status.st_mtime_ns}:{status.st_size}:{status.st_ino}")
         return "|".join(marks)
+
+    def edited(self) -> float:
+        """When a file was last written, Unix seconds of the wall clock."""
+        found = [path.stat().st_mtime for file in self.files if (path := self.folder / file).exists()]
+        return max(found, default=0.0)
 
     def load_json(self, file: str) -> Any:
         """The content of one file; `ValueError` where it is not JSON or not there."""
@@ -131,13 +141,16 @@ class StorjLever(Lever):
             )
         }
 
-    def read(self) -> Loaded:
-        """What the node makes of its file now. Without the key it is the default, 1 TB."""
+    def read(self, environment: Mapping[str, str] = NO_ENVIRONMENT) -> Loaded:
+        """What the node makes of its file now. Without the key it is the default, 1 TB.
+
+        `STORAGE` comes first, for the official image hands it to the node as a flag; then the node's own variable.
+        """
         try:
             content = (self.folder / "config.yaml").read_text(encoding="utf-8")
         except OSError as error:
             return Loaded(0.0, 0.0, f"Failed to load configuration: {error.strerror}")
-        size = 1e12
+        written = "1.00 TB"
         for line in content.splitlines():
             if not line.strip() or line.lstrip().startswith("#"):
                 continue
@@ -145,10 +158,11 @@ class StorjLever(Lever):
             if not colon:
                 return Loaded(0.0, 0.0, "Failed to load configuration: yaml: could not find expected ':'")
             if key.strip() == self.name:
-                parsed = memory_size(rest.split("#")[0].strip().strip("\"'"))
-                if parsed is None:
-                    return Loaded(0.0, 0.0, f"invalid argument {rest.strip()!r} for --{self.name}")
-                size = parsed
+                written = rest.split("#")[0].strip().strip("\"'")
+        written = environment.get("STORAGE") or environment.get("STORJ_STORAGE_ALLOCATED_DISK_SPACE") or written
+        size = memory_size(written)
+        if size is None:
+            return Loaded(0.0, 0.0, f"invalid argument {written!r} for --{self.name}")
         value = size / 1e12
         if size < STORJ_FLOOR_BYTES:
             return Loaded(0.0, value, "piecestore monitor: disk space requirement not met")
@@ -199,8 +213,9 @@ class GolemLever(Lever):
             "presets.json": json.dumps({"ver": "V1", "active": ["vm"], "presets": [preset]}, indent=2),
         }
 
-    def read(self) -> Loaded:
+    def read(self, environment: Mapping[str, str] = NO_ENVIRONMENT) -> Loaded:
         """What the provider makes of its files now, clamped to the host as ya-provider silently does."""
+        del environment
         try:
             hardware, presets = self.load_json("hardware.json"), self.load_json("presets.json")
             active = hardware["profiles"][hardware["active"]]
@@ -251,9 +266,9 @@ class StreamrLever(Lever):
             },
             "httpServer": {"port": 7171},
             "plugins": {
-                "operator": {"operatorContractAddress": "0x" + "ab" * 20},
+                "operator": {"operatorContractAddress": operator_address(self.folder.name)},
                 "autostaker": {
-                    "operatorContractAddress": "0x" + "ab" * 20,
+                    "operatorContractAddress": operator_address(self.folder.name),
                     "maxSponsorshipCount": int(value),
                     "runIntervalInMs": 3600000,
                 },
@@ -262,17 +277,23 @@ class StreamrLever(Lever):
         }
         return {"default.json": json.dumps(config, indent=2)}
 
-    def read(self) -> Loaded:
+    def read(self, environment: Mapping[str, str] = NO_ENVIRONMENT) -> Loaded:
         """What the node makes of its file now. The schema is strict: an unknown key keeps it from starting."""
+        del environment
         try:
             count = _sponsorships(self.load_json("default.json"))
         except ValueError as error:
             return Loaded(0.0, 0.0, f"Error: {error}")
+        if count is None:
+            return Loaded(0.0, 0.0, keeps=True)
         return Loaded(min(1.0, count / SPONSORSHIPS_AT_FULL), float(count))
 
 
-def _sponsorships(config: Any) -> int:
-    """The number a Streamr configuration stakes on; `ValueError` with the node's words where it is not valid."""
+def _sponsorships(config: Any) -> int | None:
+    """The number a Streamr configuration stakes on, None without the plug-in that stakes.
+
+    `ValueError` with the node's words where it is not valid.
+    """
     if not isinstance(config, dict):
         raise ValueError("configuration must be object")  # noqa: TRY004 - one kind of error for every invalid file
     root = cast("dict[str, Any]", config)
@@ -282,7 +303,7 @@ def _sponsorships(config: Any) -> int:
     if unknown := sorted(set(plugins) - _STREAMR_PLUGINS):
         raise ValueError(f"Unknown plugin: {unknown[0]}")
     if "autostaker" not in plugins:
-        return 0
+        return None
     count: Any = plugins["autostaker"].get("maxSponsorshipCount", SPONSORSHIPS_AT_FULL)
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
         raise ValueError("/plugins/autostaker/maxSponsorshipCount must be integer")
@@ -307,8 +328,9 @@ class GrassLever(Lever):
         del value
         return {}
 
-    def read(self) -> Loaded:
+    def read(self, environment: Mapping[str, str] = NO_ENVIRONMENT) -> Loaded:
         """Everything: the limit is the container's."""
+        del environment
         return Loaded(1.0, self.at_full_share)
 
 
@@ -320,20 +342,26 @@ LEVERS: Mapping[str, type[Lever]] = {
 }
 
 
-def node_name(protocol: str) -> str:
-    """Name of the one node the testnet has of a protocol."""
-    return f"{protocol}-1"
+def node_name(protocol: str, number: int = 1) -> str:
+    """Name of a protocol's node on the host of this number, from 1 on."""
+    return f"{protocol}-{number}"
+
+
+def operator_address(node: str) -> str:
+    """The Streamr operator contract that a node of this name works for, lower case."""
+    return "0x" + ("ab" * 20 if node == node_name("streamr") else hexadecimal(0, f"operator/{node}", 0, 40))
 
 
 def equal_shares(world: World) -> dict[str, float]:
     """The largest equal share that fits the host, within each protocol's own bounds."""
+    demands = [(terms, terms.demand.as_dict()) for terms in world.protocols.values()]
+    limits = world.capacity.as_dict()
 
     def fits(share: float) -> bool:
-        used = [
-            terms.demand.scaled(min(terms.max_share, max(terms.min_share, share))) for terms in world.protocols.values()
-        ]
+        shares = [min(terms.max_share, max(terms.min_share, share)) for terms, _ in demands]
         return all(
-            sum(use.as_dict()[name] for use in used) <= limit + 1e-9 for name, limit in world.capacity.as_dict().items()
+            sum(own * demand[name] for own, (_, demand) in zip(shares, demands, strict=True)) <= limit + 1e-9
+            for name, limit in limits.items()
         )
 
     low, high = 0.0, 1.0

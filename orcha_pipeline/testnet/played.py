@@ -225,8 +225,8 @@ class ReplayedPrices:
         return self.seeded.reference(token) if found is None else found
 
 
-def read_prices(path: Path, *, seed: int, start: int) -> ReplayedPrices:
-    """Prices of STORJ, GLM and DATA, moved together by whole weeks so that the record ends after `start`."""
+def read_price_table(path: Path) -> dict[str, dict[int, float]]:
+    """Token -> hour (whole hours since 1970) -> USD, of STORJ, GLM and DATA."""
     found: dict[str, dict[int, float]] = {}
     for line, row in _rows(path, ("unique_id", "ds", "y")):
         if row[0] not in REPLAYED_TOKENS:
@@ -241,6 +241,12 @@ def read_prices(path: Path, *, seed: int, start: int) -> ReplayedPrices:
         prices[hour] = _value(path, line, row[2], minimum=1e-12)
     if not found:
         raise SettingsError(f"{path} holds no prices. Give hourly rows `unique_id,ds,y`.")
+    return found
+
+
+def read_prices(path: Path, *, seed: int, start: int) -> ReplayedPrices:
+    """Prices of STORJ, GLM and DATA, moved together by whole weeks so that the record ends after `start`."""
+    found = read_price_table(path)
     for token, prices in found.items():
         if max(prices) - min(prices) + 1 < WEEK // HOUR:
             raise SettingsError(f"{path}: {token} covers less than a week. Give at least a week of hourly prices.")

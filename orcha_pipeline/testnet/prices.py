@@ -1,4 +1,8 @@
-"""CoinGecko's price API, as far as Orcha asks it: `simple/price` and a coin's `market_chart`."""
+"""The price APIs of CoinGecko, CoinPaprika and DefiLlama, as far as Orcha asks them.
+
+All three tell the world's price, each in its own shape. They keep their own time as the originals do: CoinGecko's and
+DefiLlama's prices are of the last full minute, CoinPaprika's of the last full five.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,12 +11,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
-from orcha_pipeline.testnet.answers import json_answer
+from orcha_pipeline.testnet.answers import json_answer, rfc3339
 from orcha_pipeline.testnet.economy import Economy
 from orcha_pipeline.testnet.worlds import DAY, HOUR
 
 COINS: Mapping[str, str] = {"storj": "STORJ", "golem": "GLM", "streamr": "DATA", "grass": "GRASS"}
+PAPRIKA_IDS: Mapping[str, str] = {
+    "storj-storj": "STORJ",
+    "glm-golem": "GLM",
+    "data-streamr-datacoin": "DATA",
+    "grass-grass": "GRASS",
+}
 _MAX_DAYS = 365
+_MAX_POINTS = 500
+_PERIODS = {"1h": HOUR, "1d": DAY}
 
 
 def _wanted(request: Request, name: str) -> list[str]:
@@ -79,6 +91,99 @@ def routes(economy: Economy) -> Router:
             Route("/ping", ping, methods=["GET"]),
             Route("/simple/price", simple_price, methods=["GET"]),
             Route("/coins/{id}/market_chart", market_chart, methods=["GET"]),
+        ],
+        redirect_slashes=False,
+    )
+
+
+def paprika_routes(economy: Economy) -> Router:
+    """CoinPaprika's addresses, relative to `/v1` of the original."""
+
+    async def ticker(request: Request) -> Response:
+        coin = request.path_params["id"]
+        token = PAPRIKA_IDS.get(coin)
+        if token is None:
+            return json_answer({"error": "id not found"}, 404)
+        quotes = [part.strip().upper() for part in request.query_params.get("quotes", "USD").split(",")]
+        if quotes != ["USD"]:
+            return json_answer({"error": "invalid parameters"}, 400)
+        now = economy.now - economy.now % 300
+        price = economy.world.price(token, economy.now)
+        return json_answer(
+            {
+                "id": coin,
+                "name": token.title(),
+                "symbol": token,
+                "rank": 400,
+                "last_updated": rfc3339(now),
+                "quotes": {
+                    "USD": {
+                        "price": price,
+                        "volume_24h": None,
+                        "percent_change_24h": round((price / economy.world.price(token, now - DAY) - 1.0) * 100.0, 2),
+                    }
+                },
+            }
+        )
+
+    return Router([Route("/tickers/{id}", ticker, methods=["GET"])], redirect_slashes=False)
+
+
+def _llama_coins(text: str) -> dict[str, str]:
+    """Coin as asked for -> token, of those that are known; the others are left out without an error."""
+    asked = [part.strip() for part in text.split(",")]
+    known = {name: COINS.get(name.removeprefix("coingecko:")) for name in asked if name.startswith("coingecko:")}
+    return {name: token for name, token in known.items() if token is not None}
+
+
+def llama_routes(economy: Economy) -> Router:
+    """DefiLlama's addresses, relative to `coins.llama.fi`."""
+
+    async def current(request: Request) -> Response:
+        now = economy.now - economy.now % 60
+        coins = {
+            name: {
+                "price": economy.world.price(token, economy.now),
+                "symbol": token,
+                "timestamp": now,
+                "confidence": 0.99,
+            }
+            for name, token in _llama_coins(request.path_params["coins"]).items()
+        }
+        return json_answer({"coins": coins})
+
+    async def chart(request: Request) -> Response:
+        given = request.query_params
+        period = _PERIODS.get(given.get("period", "1d"))
+        try:
+            start, span = int(given.get("start", "")), int(given.get("span", "0"))
+        except ValueError:
+            return json_answer({"message": "start and span must be whole numbers"}, 400)
+        coins = _llama_coins(request.path_params["coins"])
+        if period is None or not 0 < span * max(1, len(coins)) <= _MAX_POINTS:
+            return json_answer({"message": "unknown period, or too many points"}, 400)
+        moments = [start + number * period for number in range(span)]
+        return json_answer(
+            {
+                "coins": {
+                    name: {
+                        "symbol": token,
+                        "confidence": 0.99,
+                        "prices": [
+                            {"timestamp": at, "price": economy.world.price(token, at)}
+                            for at in moments
+                            if at <= economy.now
+                        ],
+                    }
+                    for name, token in coins.items()
+                }
+            }
+        )
+
+    return Router(
+        [
+            Route("/prices/current/{coins}", current, methods=["GET"]),
+            Route("/chart/{coins}", chart, methods=["GET"]),
         ],
         redirect_slashes=False,
     )

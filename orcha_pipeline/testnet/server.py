@@ -1,7 +1,7 @@
 """The testnet as one process on one port: nodes, subgraph, cloud API, prices, Docker and its own controls.
 
 `python -m orcha_pipeline.testnet.server --state DIR --port P` serves it on 127.0.0.1 until it is told to end. Its clock
-stands still and is moved by hand (`stepped`) until it is told to follow the wall clock (`live`).
+stands still and is moved by hand (`stepped`) until it is told to follow the wall clock (`live`), or runs at a speed.
 """
 
 import argparse
@@ -10,22 +10,20 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.routing import Mount
 from starlette.types import ASGIApp
 
 from orcha_pipeline.errors import OrchaError, SupervisionError
-from orcha_pipeline.testnet import docker, golem, grass, storj, streamr
-from orcha_pipeline.testnet import prices as coingecko
+from orcha_pipeline.testnet.addresses import Addresses
 from orcha_pipeline.testnet.answers import parse_time
 from orcha_pipeline.testnet.control import Control
 from orcha_pipeline.testnet.door import Connections, Door
-from orcha_pipeline.testnet.levers import node_name
+from orcha_pipeline.testnet.hosts import MOST_HOSTS
 from orcha_pipeline.testnet.simulation import Testnet
 from orcha_pipeline.testnet.worlds import PROTOCOLS
 
@@ -34,31 +32,15 @@ _HOST = "127.0.0.1"
 
 def build_app(testnet: Testnet) -> ASGIApp:
     """The whole testnet as one ASGI application; its state is saved when it shuts down."""
-    economy = testnet.economy
-    nodes = {protocol: economy.nodes[node_name(protocol)] for protocol in PROTOCOLS}
-    operator = streamr.StreamrNode(economy, nodes["streamr"], testnet.streamr_books)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
         yield
-        testnet.sync()
         testnet.save()
 
-    app = Starlette(
-        routes=[
-            *Control(testnet).routes(),
-            Mount("/nodes/storj-1", storj.routes(storj.StorjNode(economy, nodes["storj"], testnet.storj_books))),
-            Mount("/nodes/golem-1", golem.routes(golem.GolemNode(economy, nodes["golem"], testnet.golem_books))),
-            Mount("/nodes/streamr-1", streamr.routes(operator)),
-            streamr.subgraph_route(operator, "/thegraph"),
-            Mount("/grass", grass.routes(grass.GrassAccount(economy, nodes["grass"], testnet.grass_books))),
-            Mount("/coingecko", coingecko.routes(economy)),
-            Mount("/docker", docker.routes(docker.DockerEngine(economy))),
-        ],
-        lifespan=lifespan,
-    )
-    app.router.redirect_slashes = False
-    return Door(app, testnet)
+    own = Starlette(routes=Control(testnet).routes(), lifespan=lifespan)
+    own.router.redirect_slashes = False
+    return Door(Addresses(testnet, own), testnet)
 
 
 # ---------------------------------------------------------------- process
@@ -69,15 +51,20 @@ def serve(
     state: Path,
     port: int,
     seed: int = 1,
+    hosts: int = 1,
     world: Path | None = None,
     prices: Path | None = None,
     start: datetime | None = None,
+    speed: float | None = None,
     restart_seconds: Mapping[str, float] | None = None,
+    ready: Callable[[], None] | None = None,
 ) -> None:
     """Serve the testnet on 127.0.0.1:`port` until SIGTERM or SIGINT; the state is saved on the way out.
 
-    Without a saved state the clock stands still at `start`; with one it goes on in the mode it was in. Raises
-    `SupervisionError` where the port is taken and `SettingsError` where a file or the saved state cannot be used.
+    Without a saved state the clock stands still at `start`, or runs from there at `speed`; with one it goes on in the
+    mode it was in, unless a `speed` is given. `ready` is called once nothing stands in the way. Raises
+    `SupervisionError` where the port is taken and `SettingsError` where a file, the saved state, `hosts` or `speed`
+    cannot be used.
     """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     with listener:
@@ -87,10 +74,18 @@ def serve(
         except OSError as error:
             raise SupervisionError(
                 f"The testnet cannot listen on {_HOST}:{port}: {error.strerror}. "
-                "End the program that uses this port, or set another one as testnet.port in orcha.toml."
+                "End the program that uses this port, or choose another: testnet.port in orcha.toml, --port of "
+                "`orcha testnet serve`."
             ) from error
         testnet = Testnet(
-            state=state, seed=seed, world=world, prices_file=prices, start=start, restart_seconds=restart_seconds
+            state=state,
+            seed=seed,
+            hosts=hosts,
+            world=world,
+            prices_file=prices,
+            start=start,
+            speed=speed,
+            restart_seconds=restart_seconds,
         )
         config = uvicorn.Config(
             build_app(testnet),
@@ -105,6 +100,8 @@ def serve(
             # uvicorn raises the signal once more after its own orderly end: by then there is nothing left to do.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda _number, _frame: None)
+        if ready is not None:
+            ready()
         uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -128,9 +125,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--state", type=Path, required=True, help="folder of the testnet's state and the nodes' files")
     parser.add_argument("--port", type=int, required=True, help="TCP port on 127.0.0.1")
     parser.add_argument("--seed", type=int, default=1, help="seed of the world")
+    parser.add_argument("--hosts", type=int, default=1, help=f"hosts of four nodes each, 1 to {MOST_HOSTS}")
     parser.add_argument("--world", type=Path, help="world folder to play instead of the seeded one")
     parser.add_argument("--prices", type=Path, help="hourly token prices (unique_id,ds,y) to play")
     parser.add_argument("--start", type=_moment, help="first moment of a new testnet, ISO 8601 with zone")
+    parser.add_argument("--speed", type=float, help="let time run this many times faster than the wall clock")
     parser.add_argument("--restart-seconds", type=_restart_seconds, help="e.g. storj=2,streamr=1,golem=1")
     given = parser.parse_args(arguments)
     try:

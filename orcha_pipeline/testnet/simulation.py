@@ -1,43 +1,34 @@
-"""One testnet: world, economy, clock and faults together, kept in a folder and resumed from it."""
+"""One testnet: its hosts, its time and its faults together, kept in a folder and resumed from it.
 
-import json
+A host's time is let pass when something of it is asked, not before: a thousand hosts cost nothing while only one is
+looked at. Nothing that was answered to a change is lost when the process is killed; what time alone brought about is
+worked out again from the last saved state.
+"""
+
 import math
-import os
-import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from orcha_pipeline.errors import SettingsError
-from orcha_pipeline.testnet.economy import Books, Economy
-from orcha_pipeline.testnet.golem import GolemBooks
-from orcha_pipeline.testnet.grass import GrassBooks
-from orcha_pipeline.testnet.levers import node_name
+from orcha_pipeline.testnet.economy import Economy
+from orcha_pipeline.testnet.faults import Faults
+from orcha_pipeline.testnet.hosts import MOST_HOSTS, SimulatedHost, host_folder, host_name
 from orcha_pipeline.testnet.played import load_world
-from orcha_pipeline.testnet.storj import StorjBooks
-from orcha_pipeline.testnet.streamr import StreamrBooks
+from orcha_pipeline.testnet.state_file import read_state, write_state
+from orcha_pipeline.testnet.timekeeping import Timekeeper
+from orcha_pipeline.testnet.worlds import Shift, World, seeded_world
 
 STATE_FILE = "testnet.json"
-FAULT_KINDS = ("dead", "html", "truncated", "slow", "status", "apply_fails")
-_FORMAT = 1
+_FORMAT = 2
 _SAVE_EVERY_SECONDS = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Something wrong with one door. `until`: testnet time at which it goes away; None: when it is taken away."""
-
-    kind: str
-    until: int | None
-    status: int
-    delay_seconds: float
-
-
 class Testnet:
-    """World, economy, clock and faults of one testnet, kept in a folder."""
+    """Hosts, time and faults of one testnet, kept in a folder."""
 
     __test__ = False
 
@@ -46,111 +37,122 @@ class Testnet:
         *,
         state: Path,
         seed: int,
+        hosts: int = 1,
         world: Path | None = None,
         prices_file: Path | None = None,
         start: datetime | None = None,
+        speed: float | None = None,
         restart_seconds: Mapping[str, float] | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """Resumes from `state` where there is one. Raises `SettingsError` where it belongs to other settings."""
+        """Resumes from `state` where there is one. Raises `SettingsError` where it belongs to other settings.
+
+        Time stands still until it is told to run, or runs at once at a `speed`.
+        """
+        if not 1 <= hosts <= MOST_HOSTS:
+            raise SettingsError(f"A testnet has 1 to {MOST_HOSTS} hosts, not {hosts}.")
+        if speed is not None and not (math.isfinite(speed) and speed > 0):
+            raise SettingsError(f"The speed is {speed}. Give how many times faster than the wall clock time runs.")
         self.state = state
-        self.wall = wall
-        self.live = False
-        self.ahead = 0
-        self.faults: dict[str, Fault] = {}
-        self._saved_at = wall()
+        self.seed = seed
+        self.faults = Faults()
+        self.shifts: list[Shift] = []
         self._identity = {
             "format": _FORMAT,
             "seed": seed,
+            "hosts": hosts,
             "world": str(world.absolute()) if world else None,
             "prices": str(prices_file.absolute()) if prices_file else None,
         }
+        self._remedy = f"Move the folder {state} away to begin anew."
         saved = self._read()
-        begin = int(saved["economy"]["start"]) if saved else math.floor(start.timestamp() if start else wall())
-        played = load_world(seed=seed, world=world, prices=prices_file, start=begin)
-        self.storj_books = StorjBooks(played.protocols["storj"].demand.disk_gb)
-        self.golem_books = GolemBooks(begin)
-        self.streamr_books = StreamrBooks()
-        self.grass_books = GrassBooks()
-        books: dict[str, Books] = {
-            "storj": self.storj_books,
-            "golem": self.golem_books,
-            "streamr": self.streamr_books,
-            "grass": self.grass_books,
-        }
-        self.economy = Economy(played, folder=state, books=books, start=begin, restart_seconds=restart_seconds)
+        self.start = int(saved["start"]) if saved else math.floor(start.timestamp() if start else wall())
+        self.time = Timekeeper(self.start, wall=wall)
         if saved:
-            self.economy.load(saved["economy"])
-            self.live = bool(saved["live"])
-            self.ahead = int(saved["ahead"])
-        else:
-            self.streamr_books.stake_on(int(self.economy.nodes[node_name("streamr")].lever_value), begin)
-            self.save()
+            self.time.load(saved["time"])
+            self.shifts = [Shift(**shift) for shift in saved["shifts"]]
+        self.hosts: dict[str, SimulatedHost] = {}
+        self.nodes: dict[str, SimulatedHost] = {}
+        """Node -> its host."""
+        first = load_world(seed=seed, world=world, prices=prices_file, start=self.start)
+        first = replace(first, shifts=tuple(self.shifts))
+        for number in range(1, hosts + 1):
+            name = host_name(number, hosts)
+            self.hosts[name] = SimulatedHost(
+                _world_of(first, seed, number, played=world is not None),
+                name=name,
+                number=number,
+                folder=host_folder(state, number, hosts),
+                start=self.start,
+                remedy=self._remedy,
+                restart_seconds=restart_seconds,
+                moment_of=self.time.moment,
+                stuck=self.faults.stuck,
+            )
+            self.nodes |= dict.fromkeys(self.hosts[name].economy.nodes, self.hosts[name])
+        if speed is not None and (not self.time.live or speed != self.time.speed):
+            self.time.play(speed)
+        self.save_time()
 
-    # ------------------------------------------------------------ clock
+    @property
+    def first(self) -> SimulatedHost:
+        """The host that services ask which belong to none, such as the price API."""
+        return next(iter(self.hosts.values()))
+
+    @property
+    def economy(self) -> Economy:
+        """The first host's: the only one's, where there is one."""
+        return self.first.economy
+
+    # ------------------------------------------------------------ time
 
     def sync(self) -> None:
-        """Catch up with the wall clock when live, and drop the faults whose time is over."""
-        if self.live:
-            self.economy.advance(math.floor(self.wall()) + self.ahead)
-            if self.wall() - self._saved_at >= _SAVE_EVERY_SECONDS:
-                self.save()
-        else:
-            self.economy.watch()
+        """Drop the faults whose time is over, and save the time now and then."""
         if self.faults:
-            self._drop_old_faults()
+            self.faults.drop_old(self.time.now)
+        if self.time.live and self.time.wall() - self._saved_at >= _SAVE_EVERY_SECONDS:
+            self.save_time()
+
+    def catch_up(self, host: SimulatedHost) -> None:
+        """Let the time pass on a host that has passed on the testnet."""
+        host.economy.advance(self.time.now)
+        if host.is_due:
+            self.keep([host])
+
+    def keep(self, hosts: Iterable[SimulatedHost]) -> None:
+        """Save hosts as they are now."""
+        for host in hosts:
+            if self._saved_now < self.time.now:
+                self.save_time()
+            host.save()
 
     def go_live(self) -> None:
-        """Follow the wall clock from now on, from ahead of it if that much time has passed here already."""
-        self.live = True
-        self.ahead = max(0, self.economy.now - math.floor(self.wall()))
-        self.sync()
-        self.save()
+        """Let time run from now on."""
+        self.time.run()
+        self.save_time()
 
     def advance_to(self, moment: int) -> None:
-        """Let the time until `moment` pass at once. A live clock goes on from there, ahead of the wall clock."""
-        self.economy.advance(moment)
-        if self.live:
-            self.ahead = self.economy.now - math.floor(self.wall())
-        if self.wall() - self._saved_at >= _SAVE_EVERY_SECONDS:
-            self.save()
+        """Let the time until `moment` pass at once. A live clock goes on from there."""
+        self.time.move(moment)
+        self.save_time()
 
-    # ------------------------------------------------------------ faults
-
-    def add_fault(self, node: str, fault: Fault) -> None:
-        """One fault a node; a new one replaces it."""
-        self.faults[node] = fault
-        self._stick()
-
-    def clear_faults(self, node: str | None = None) -> None:
-        """Take a node's fault away, or all."""
-        for name in [name for name in self.faults if node in {None, name}]:
-            del self.faults[name]
-        self._stick()
-
-    def _drop_old_faults(self) -> None:
-        now = self.economy.now
-        old = [name for name, fault in self.faults.items() if fault.until is not None and now >= fault.until]
-        for name in old:
-            del self.faults[name]
-        if old:
-            self._stick()
-
-    def _stick(self) -> None:
-        self.economy.stuck = {name for name, fault in self.faults.items() if fault.kind == "apply_fails"}
+    def shift(self, protocol: str, factor: float) -> None:
+        """Multiply a protocol's yield by `factor` from now on, on every host."""
+        shift = Shift(protocol, factor, self.time.now)
+        self.shifts.append(shift)
+        for host in self.hosts.values():
+            host.economy.shift(shift.protocol, shift.factor, shift.since)
+        self.save_time()
 
     # ------------------------------------------------------------ state
 
     def _read(self) -> dict[str, Any] | None:
         path = self.state / STATE_FILE
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        saved = read_state(path, self._remedy)
+        if saved is None:
             return None
-        except (OSError, ValueError) as error:
-            raise SettingsError(
-                f"The testnet's state {path} cannot be read: {error}. Move the folder {self.state} away to begin anew."
-            ) from error
+        if saved.get("format") != _FORMAT:
+            raise SettingsError(f"The testnet's state {path} is of another version of Orcha. {self._remedy}")
         for key, value in self._identity.items():
             if saved.get(key) != value:
                 raise SettingsError(
@@ -159,39 +161,32 @@ class Testnet:
                 )
         return saved
 
-    def save(self) -> None:
-        """Write everything, atomically."""
-        content = {**self._identity, "live": self.live, "ahead": self.ahead, "economy": self.economy.dump()}
-        self.state.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=self.state, prefix=".testnet-")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(content, file, separators=(",", ":"))
-            Path(temporary).replace(self.state / STATE_FILE)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        self._saved_at = self.wall()
+    def save_time(self) -> None:
+        """Write what is not one host's own. No host's saved state is ever later than this."""
+        kept = self.time.dump()
+        shifts = [asdict(shift) for shift in self.shifts]
+        write_state(self.state / STATE_FILE, {**self._identity, "start": self.start, "time": kept, "shifts": shifts})
+        self._saved_at, self._saved_now = self.time.wall(), int(kept["now"])
 
-    def true_state(self) -> dict[str, Any]:
-        """What is really so, node by node: for tests and for measuring what Orcha saw against it."""
-        economy = self.economy
-        return {
-            name: {
-                "protocol": node.protocol,
-                "share": economy.share(node),
-                "effective_share": node.effective,
-                "crowding": economy.crowding(),
-                "lever": economy.levers[name].name,
-                "lever_value": node.nano_cpus / 1e9 if node.protocol == "grass" else node.lever_value,
-                "lever_unit": economy.levers[name].unit,
-                "native_total": node.native,
-                "usd_total": node.usd,
-                "native_per_hour": economy.rate(node),
-                "usd_yield_full_share": economy.world.usd_yield(node.protocol, economy.now),
-                "running": node.running,
-                "restarting": node.running and economy.now < node.ready_at,
-                "log": node.log,
-            }
-            for name, node in economy.nodes.items()
-        }
+    def save(self) -> None:
+        """Write everything that has changed."""
+        self.save_time()
+        for host in self.hosts.values():
+            if host.is_altered:
+                host.save()
+
+    def true_state(self, host_name: str | None = None) -> dict[str, Any]:
+        """What is really so, node by node, on one host or all: to measure what Orcha saw against it."""
+        found: dict[str, Any] = {}
+        for host in self.hosts.values() if host_name is None else [self.hosts[host_name]]:
+            self.catch_up(host)
+            found |= host.true_state()
+        return found
+
+
+def _world_of(first: World, seed: int, number: int, *, played: bool) -> World:
+    """Host `number`'s world: a recorded one is every host's; seeded ones differ, but for the prices."""
+    if number == 1 or played:
+        return first
+    own = seeded_world(seed + number - 1)
+    return replace(first, name=own.name, capacity=own.capacity, protocols=own.protocols, yields=own.yields)

@@ -9,6 +9,8 @@ Native units: Storj US dollars, Golem GLM, Streamr DATA, Grass points (worth `GR
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import lru_cache
 from typing import Protocol
 
 from orcha_pipeline.model import Resources
@@ -23,6 +25,16 @@ REFERENCE_PRICES: Mapping[str, float] = {"STORJ": 0.25, "GLM": 0.22, "DATA": 0.0
 """USD a token that the seeded prices wander about."""
 GRASS_PER_POINT = 0.0055
 """What a point turns into on the testnet. On the real network no such rate exists before an airdrop."""
+
+
+class WorldKind(StrEnum):
+    """What a made world is like."""
+
+    BENIGN = "benign"
+    CONTENDED = "contended"
+    ADVERSARIAL = "adversarial"
+    OUTAGE = "outage"
+    REPLAY = "replay"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +256,12 @@ class SeededYields:
         return not begin <= within < begin + length
 
 
+@lru_cache(maxsize=1 << 13)
+def _seeded_price(seed: int, token: str, at: int) -> float:
+    """One price is every host's: it is worked out once."""
+    return REFERENCE_PRICES[token] * math.exp(octaves(seed, f"price/{token}", at / HOUR, _PRICE_WALK))
+
+
 @dataclass(frozen=True, slots=True)
 class SeededPrices:
     """Each token's log price is the sum of smooth noise from hours to months: a walk that stays near its reference."""
@@ -252,7 +270,7 @@ class SeededPrices:
 
     def usd(self, token: str, at: int) -> float:
         """USD for one token."""
-        return REFERENCE_PRICES[token] * math.exp(octaves(self.seed, f"price/{token}", at / HOUR, _PRICE_WALK))
+        return _seeded_price(self.seed, token, at)
 
     def reference(self, token: str) -> float:
         """The price at which the yields are stated."""

@@ -58,10 +58,12 @@ class Lab:
         return self.testnet.economy
 
     def pass_hours(self, hours: float) -> None:
-        self.testnet.advance_to(self.economy.now + round(hours * 3600))
+        self.pass_seconds(round(hours * 3600))
 
     def pass_seconds(self, seconds: int) -> None:
-        self.testnet.advance_to(self.economy.now + seconds)
+        self.testnet.advance_to(self.testnet.time.now + seconds)
+        for host in self.testnet.hosts.values():
+            self.testnet.catch_up(host)
 
     def get(self, path: str, **options: Any):
         return self.http.get(path, **options)

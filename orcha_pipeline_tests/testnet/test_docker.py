@@ -66,7 +66,11 @@ def test_a_cpu_limit_changes_grasss_share_at_once(lab):
         ({"NanoCpus": 1.5e9}, 400, "cannot unmarshal number"),
         ({"NanoCpus": 1_000_000_000, "CpuQuota": 50_000}, 400, "Conflicting options"),
         ({"Memory": 1024}, 400, "Minimum memory limit"),
-        ({"Memory": 2 << 30, "MemorySwap": 1 << 30}, 409, "should be smaller than already set memoryswap limit"),
+        ({"Memory": 2 << 30, "MemorySwap": 1 << 30}, 400, "Minimum memoryswap limit should be larger than memory"),
+        ({"Memory": 64 << 30}, 409, "should be smaller than already set memoryswap limit"),
+        ({"CpuQuota": 50_000}, 409, "CPU Quota cannot be updated as NanoCPUs has already been set"),
+        ({"CpuPeriod": 50_000}, 409, "CPU Period cannot be updated as NanoCPUs has already been set"),
+        ({"CpuQuota": 500}, 400, "can not be less than 1ms"),
         ([1], 400, "cannot unmarshal"),
     ],
 )
@@ -146,3 +150,165 @@ def test_a_stuck_lever_answers_500_and_a_stuck_node_comes_back_as_it_was(lab):
     lab.pass_seconds(30)
     assert (lab.truth("grass-1")["share"], lab.truth("storj-1")["share"]) == before
     assert lab.json("/nodes/storj-1/api/sno/")["diskSpace"]["allocated"] != 1_000_000_000_000
+
+
+def create(lab, name, like="storj-1", **changes):
+    """A container of the data of another."""
+    seen = inspect(lab, like)
+    body = {**seen["Config"], "HostConfig": seen["HostConfig"], **changes}
+    return post(lab, f"/containers/create?name={name}", json=body)
+
+
+def refused(response, status, text):
+    assert response.status_code == status
+    assert text in response.json()["message"]
+
+
+def test_an_older_client_than_the_engine_answers_is_refused(lab):
+    refused(lab.get(f"{DOCKER}/v1.12/_ping"), 400, "too old. Minimum supported API version is 1.24")
+    assert lab.json(f"{DOCKER}/version")["MinAPIVersion"] == "1.24"
+
+
+def test_the_host_and_the_images_are_told(lab):
+    assert lab.json(f"{DOCKER}/info")["NCPU"] == 16
+    seen = inspect(lab, "storj-1")
+    for name in (seen["Config"]["Image"], seen["Image"], "storjlabs/storagenode"):
+        assert lab.json(f"{DOCKER}/images/{name}/json")["Id"] == seen["Image"]
+    refused(lab.get(f"{DOCKER}/images/nope/json"), 404, "No such image: nope:latest")
+
+
+def test_a_node_takes_what_its_new_container_tells_it_over_its_file(lab):
+    """As with the official image, whose STORAGE becomes a flag: config.yaml says something else and is not heard."""
+    file = lab.testnet.state / "storj-1" / "config.yaml"
+    before = file.read_text() if file.exists() else None
+    assert create(lab, "new", Env=["STORAGE=1.5TB"]).status_code == 201
+    assert inspect(lab, "new")["State"]["Status"] == "created"
+    assert post(lab, "/containers/storj-1/stop?t=300").status_code == 204
+    assert post(lab, "/containers/new/start").status_code == 204
+    lab.pass_seconds(30)
+    assert lab.json("/nodes/storj-1/api/sno/")["diskSpace"]["allocated"] == 1_500_000_000_000
+    assert inspect(lab, "storj-1")["State"]["Status"] == "exited"
+    assert inspect(lab, "new")["Config"]["Env"] == ["STORAGE=1.5TB"]
+    assert before is None or file.read_text() == before
+
+
+def test_two_containers_of_one_node_cannot_run_at_once(lab):
+    create(lab, "new")
+    refused(post(lab, "/containers/new/start"), 500, "port is already allocated")
+    assert inspect(lab, "storj-1")["State"]["Running"] is True
+    assert lab.truth("storj-1")["restarting"] is False
+
+
+def test_a_container_without_a_nodes_data_ends_at_once(lab):
+    seen = inspect(lab, "storj-1")
+    body = {"Image": seen["Config"]["Image"], "HostConfig": {"Binds": ["/elsewhere:/app/config"]}}
+    post(lab, "/containers/create?name=empty", json=body)
+    assert post(lab, "/containers/empty/start").status_code == 204
+    assert inspect(lab, "empty")["State"]["ExitCode"] == 1
+
+
+def test_names_are_taken_freed_and_checked(lab):
+    identity = inspect(lab, "storj-1")["Id"]
+    refused(create(lab, "grass-1"), 409, 'Conflict. The container name "/grass-1" is already in use by container')
+    refused(create(lab, "a b"), 400, "Invalid container name (a b), only")
+    refused(post(lab, "/containers/storj-1/rename?name=grass-1"), 409, "Error when allocating new name: Conflict.")
+    refused(post(lab, "/containers/nope/rename?name=x1"), 404, "No such container: nope")
+    assert post(lab, "/containers/storj-1/rename?name=storj-old").status_code == 204
+    assert inspect(lab, "storj-old")["Id"] == identity
+    assert inspect(lab, "storj-old")["State"]["Running"] is True
+    assert create(lab, "storj-1", like="storj-old").status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "text"),
+    [
+        ({"Image": "nope"}, 404, "No such image: nope:latest"),
+        ({"Env": ["=x"]}, 400, "invalid environment variable: =x"),
+        ({"HostConfig": {"NanoCpus": 99_000_000_000}}, 400, "Range of CPUs"),
+        ({"NetworkingConfig": {"EndpointsConfig": {"bridge": {}, "none": {}}}}, 400, "cannot be connected to network"),
+        ({"HostConfig": {"NetworkMode": "nope"}}, 404, "network nope not found"),
+    ],
+)
+def test_a_container_that_cannot_be_is_not_made(lab, changes, status, text):
+    refused(create(lab, "new", **changes), status, text)
+    assert lab.get(f"{DOCKER}/containers/new/json").status_code == 404
+
+
+def test_only_a_stopped_container_is_removed_unless_forced(lab):
+    def delete(path):
+        return lab.http.request("DELETE", DOCKER + path)
+
+    refused(delete("/containers/grass-1"), 409, "You cannot remove a running container")
+    post(lab, "/containers/grass-1/stop")
+    assert delete("/containers/grass-1").status_code == 204
+    refused(delete("/containers/grass-1"), 404, "No such container")
+    assert delete("/containers/streamr-1?force=1").status_code == 204
+    assert lab.get("/nodes/streamr-1/info").status_code == 503
+
+
+def test_a_container_that_was_run_with_rm_is_gone_when_it_stops_and_stays_when_it_restarts(lab):
+    seen = inspect(lab, "grass-1")
+    post(lab, "/containers/grass-1/stop")
+    create(lab, "brief", like="grass-1", HostConfig=seen["HostConfig"] | {"AutoRemove": True})
+    post(lab, "/containers/brief/start")
+    assert post(lab, "/containers/brief/restart").status_code == 204
+    refused(post(lab, "/containers/brief/update", json={"RestartPolicy": {"Name": "always"}}), 409, "AutoRemove")
+    assert post(lab, "/containers/brief/stop").status_code == 204
+    assert lab.get(f"{DOCKER}/containers/brief/json").status_code == 404
+
+
+def test_a_quota_is_a_limit_too_and_less_than_none_takes_every_limit_away(lab):
+    seen = inspect(lab, "grass-1")
+    post(lab, "/containers/grass-1/stop")
+    host = seen["HostConfig"] | {"NanoCpus": 0, "CpuQuota": 250_000}
+    create(lab, "quota", like="grass-1", HostConfig=host)
+    post(lab, "/containers/quota/start")
+    assert lab.truth("grass-1")["share"] == 0.25
+    refused(post(lab, "/containers/quota/update", json={"NanoCpus": 1_000_000_000}), 409, "as CPU Quota has already")
+    assert post(lab, "/containers/quota/update", json={"CpuPeriod": 50_000}).status_code == 200
+    assert lab.truth("grass-1")["share"] == 0.5
+    assert post(lab, "/containers/quota/update", json={"CpuQuota": -1}).status_code == 200
+    assert lab.truth("grass-1")["share"] == 1.0
+
+
+def test_unlimited_swap_counts_as_less_than_any_memory(lab):
+    path = "/containers/grass-1/update"
+    assert post(lab, path, json={"Memory": 1 << 30, "MemorySwap": -1}).status_code == 200
+    refused(post(lab, path, json={"Memory": 1 << 29}), 409, "update the memoryswap at the same time")
+
+
+def test_a_container_that_is_stopped_counts_nothing(lab):
+    post(lab, "/containers/grass-1/stop")
+    seen = lab.json(f"{DOCKER}/containers/grass-1/stats?stream=false&one-shot=true")
+    assert seen["memory_stats"] == {}
+    assert seen["read"].startswith("0001")
+    assert "networks" not in seen
+
+
+def test_a_network_is_joined_once(lab):
+    body = {"Container": "grass-1", "EndpointConfig": {"Aliases": ["a"]}}
+    assert post(lab, "/networks/none/connect", json=body).status_code == 200
+    assert inspect(lab, "grass-1")["NetworkSettings"]["Networks"]["none"]["Aliases"] == ["a"]
+    refused(post(lab, "/networks/none/connect", json=body), 403, "already exists in network none")
+    refused(post(lab, "/networks/nope/connect", json=body), 404, "network nope not found")
+
+
+def test_containers_are_filtered_by_state_label_and_id(lab):
+    create(lab, "new", Labels={"a": "b"})
+
+    def names(**filters):
+        listed = lab.json(f"{DOCKER}/containers/json", params={"all": "1", "filters": json.dumps(filters)})
+        return [one["Names"][0] for one in listed]
+
+    assert names(status=["created"]) == ["/new"]
+    assert names(label=["a=b"]) == names(label=["a"]) == ["/new"]
+    assert names(label=["a=c"]) == []
+    assert names(id=[inspect(lab, "grass-1")["Id"][:12]]) == ["/grass-1"]
+    refused(lab.get(f"{DOCKER}/containers/json", params={"filters": "[1]"}), 400, "invalid filter")
+
+
+def test_every_host_has_an_engine_with_its_own_containers(make_lab):
+    lab = make_lab(hosts=3)
+    found = [[one["Names"][0] for one in lab.json(f"{DOCKER}/{host}/containers/json")] for host in lab.testnet.hosts]
+    assert len(found) == 3
+    assert len({name for names in found for name in names}) == 9

@@ -56,7 +56,7 @@ def test_earnings_do_not_depend_on_how_finely_time_is_stepped(tmp_path_factory, 
         lab = Lab(tmp_path_factory.mktemp("state"))
         begin = lab.economy.now
         for moment in sorted({*moments, change, 6 * HOUR}):
-            lab.testnet.advance_to(begin + moment)
+            lab.pass_seconds(begin + moment - lab.economy.now)
             if moment == change:
                 set_storj(lab, "1.10 TB")
                 restart(lab, "storj-1")
@@ -83,7 +83,7 @@ def _notes(lab):
 
 def test_the_books_hold_what_the_economy_paid(lab):
     lab.pass_hours(40)
-    nodes, testnet = lab.economy.nodes, lab.testnet
+    nodes, testnet = lab.economy.nodes, lab.testnet.first
     days = testnet.storj_books.days.values()
     cents = sum(
         d.byte_hours / 720 * 149 / 1e12 + d.egress * 200 / 1e12 + (d.repair + d.audit) * 200 / 1e12 for d in days
@@ -147,7 +147,7 @@ def test_storj_refuses_to_start_below_its_floor_and_stays_down(lab):
 def test_golem_takes_its_profile_after_the_watch_delay_and_clamps_it_to_the_host(lab):
     node = lab.economy.nodes["golem-1"]
     set_golem(lab, 8)
-    lab.testnet.sync()
+    lab.testnet.catch_up(lab.testnet.first)
     lab.pass_seconds(2)
     assert node.lever_value == 4
     lab.pass_seconds(1)
@@ -156,6 +156,25 @@ def test_golem_takes_its_profile_after_the_watch_delay_and_clamps_it_to_the_host
     set_golem(lab, 64)
     lab.pass_seconds(3)
     assert node.lever_value == 16
+
+
+def test_a_task_keeps_what_it_was_given_to_its_end_and_the_next_one_gets_the_new_profile(lab):
+    node = lab.economy.nodes["golem-1"]
+    ends = lab.economy.books["golem"].busy_until(lab.economy.now)
+    set_golem(lab, 8)
+    lab.pass_seconds(10)
+    assert lab.economy.share(node) == 8 / 14, "what is offered"
+    assert lab.truth("golem-1")["effective_share"] == 4 / 14, "what the task works with"
+    lab.pass_seconds(ends - lab.economy.now - 1)
+    assert node.effective == 4 / 14
+    lab.pass_seconds(2)
+    assert node.effective == 8 / 14
+    lab.economy.start_node(node)
+    set_golem(lab, 4)
+    lab.pass_seconds(10)
+    assert node.effective == 8 / 14
+    lab.economy.start_node(node)
+    assert lab.economy.working(node) == 4 / 14, "a restart aborts the task"
 
 
 def test_golem_keeps_its_profile_when_the_file_cannot_be_used(lab):

@@ -172,7 +172,7 @@ def test_a_shift_is_told_in_the_true_state_and_survives_a_restart(make_lab):
 
 def everything(lab):
     grass = {"Authorization": "testnet-grass-token"}
-    return [
+    answers = [
         lab.json("/testnet/nodes"),
         lab.json(DASHBOARD),
         lab.json("/nodes/storj-1/api/sno/estimated-payout"),
@@ -182,6 +182,8 @@ def everything(lab):
         lab.json("/grass/activeDevices", headers=grass),
         lab.json("/docker/containers/grass-1/json"),
     ]
+    # A container tells the folder it sees.
+    return json.loads(json.dumps(answers).replace(str(lab.testnet.state), "STATE"))
 
 
 def test_a_restarted_testnet_goes_on_as_if_it_had_never_ended(make_lab, tmp_path):
@@ -224,6 +226,14 @@ def test_state_of_other_settings_is_refused_with_the_remedy(make_lab):
     make_lab().testnet.save()
     with pytest.raises(SettingsError, match=r"made with seed 1, and 2 is asked for\. Set it back, or move"):
         make_lab(seed=2)
+
+
+def test_state_of_another_version_is_refused_with_the_remedy(make_lab):
+    lab = make_lab()
+    path = lab.testnet.state / STATE_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
+    with pytest.raises(SettingsError, match=r"another version of Orcha\. Move the folder"):
+        make_lab()
 
 
 def test_damaged_state_is_refused_with_the_remedy(make_lab):
@@ -292,7 +302,7 @@ def test_a_real_process_serves_cuts_connections_and_resumes(tmp_path):
                 server.serve(state=tmp_path / "other", port=port)
     finally:
         end(process)
-    assert json.loads((tmp_path / STATE_FILE).read_text())["live"] is False
+    assert json.loads((tmp_path / STATE_FILE).read_text())["time"]["live"] is False
     process = begin(tmp_path, port)
     try:
         with TestnetClock(base) as clock:

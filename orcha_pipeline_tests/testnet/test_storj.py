@@ -1,11 +1,17 @@
+import json
 import math
 from datetime import UTC, datetime
 
 import pytest
 
-from orcha_pipeline.testnet.storj import SATELLITES, held_rate
+from orcha_pipeline.testnet.storj import LEAST_PAYOUT
+from orcha_pipeline.testnet.storj_books import SATELLITES, held_rate
 
 BASE = "/nodes/storj-1"
+
+
+def show(lab, **what):
+    (lab.testnet.state / "storj-1" / "console.json").write_text(json.dumps(what))
 
 
 def go_round(value):
@@ -89,8 +95,16 @@ def test_estimates_are_rounded_per_satellite_and_lose_the_held_rate_in_the_sum(l
         assert part["currentMonthExpectations"] == int(month["payout"] / passed * minutes)
     for key in ("payout", "held", "egressBandwidth", "diskSpace"):
         assert whole["currentMonth"][key] == pytest.approx(sum(part["currentMonth"][key] for part in parts))
-    gross_cents = whole["currentMonth"]["payout"] + whole["currentMonth"]["held"]
-    assert gross_cents == pytest.approx(lab.truth("storj-1")["native_total"] * 100, abs=0.06)
+
+
+def test_once_all_is_counted_the_month_comes_to_what_the_node_earned(lab):
+    lab.pass_hours(12 * 24)
+    earned = lab.truth("storj-1")["native_total"] * 100
+    turned = lab.json(f"{BASE}/api/sno/estimated-payout")["previousMonth"]
+    assert turned["payout"] + turned["held"] < 0.99 * earned
+    lab.pass_hours(48)
+    counted = lab.json(f"{BASE}/api/sno/estimated-payout")["previousMonth"]
+    assert counted["payout"] + counted["held"] == pytest.approx(earned, abs=0.06)
 
 
 def test_the_month_turns_over_to_zero_and_the_old_one_stays_readable(lab):
@@ -101,9 +115,12 @@ def test_the_month_turns_over_to_zero_and_the_old_one_stays_readable(lab):
     assert turned["currentMonth"]["payout"] == 0
     assert turned["currentMonthExpectations"] == 0
     assert turned["previousMonth"]["payout"] > before["payout"]
+    lab.pass_hours(48)
+    counted = lab.json(f"{BASE}/api/sno/estimated-payout")["previousMonth"]
+    assert counted["egressBandwidth"] == turned["previousMonth"]["egressBandwidth"]
     lab.pass_hours(30)
     later = lab.json(f"{BASE}/api/sno/estimated-payout")
-    assert later["previousMonth"] == turned["previousMonth"]
+    assert later["previousMonth"] == counted
     assert 0 < later["currentMonth"]["payout"] < before["payout"]
 
 
@@ -115,15 +132,148 @@ def test_usage_lists_are_null_while_empty_and_add_up_later(lab):
     lab.pass_hours(30)
     answer = lab.json(f"{BASE}/api/sno/satellite/{satellite.id}")
     assert set(answer["priceModel"]) == {"EgressBandwidth", "RepairBandwidth", "AuditBandwidth", "DiskSpace"}
-    assert [row["intervalInHours"] for row in answer["storageDaily"]] == [24.0, 6.0]
-    assert [row["calculated"] for row in answer["storageDaily"]] == [False, True]
-    last = answer["storageDaily"][-1]
-    assert last["atRestTotalBytes"] == pytest.approx(last["atRestTotal"] / 6)
     assert answer["bandwidthSummary"] == answer["egressSummary"] + answer["ingressSummary"]
     everything = lab.json(f"{BASE}/api/sno/satellites")
     assert "intervalInHours" not in everything["storageDaily"][0]
     assert len(everything["audits"]) == 3
-    assert lab.json(f"{BASE}/api/sno/")["bandwidth"]["used"] == pytest.approx(everything["bandwidthSummary"], rel=1e-6)
+    assert lab.json(f"{BASE}/api/sno/")["bandwidth"]["used"] == everything["bandwidthSummary"]
+    parts = [lab.json(f"{BASE}/api/sno/satellite/{each.id}") for each in SATELLITES]
+    assert everything["egressSummary"] == sum(part["egressSummary"] for part in parts)
+    assert everything["storageSummary"] == pytest.approx(sum(part["storageSummary"] for part in parts))
+
+
+def test_what_is_stored_is_counted_twelve_hours_to_two_and_a_half_days_late(lab):
+    lab.pass_hours(30)
+    counted, filled = lab.json(f"{BASE}/api/sno/satellite/{SATELLITES[0].id}")["storageDaily"]
+    assert (counted["intervalInHours"], counted["calculated"]) == (12, False)
+    assert counted["atRestTotalBytes"] == pytest.approx(counted["atRestTotal"] / 12)
+    assert (filled["atRestTotal"], filled["intervalInHours"], filled["calculated"]) == (0, 6, True)
+    assert filled["atRestTotalBytes"] == counted["atRestTotalBytes"]
+    assert lab.json(f"{BASE}/api/sno/satellite/{SATELLITES[2].id}")["storageDaily"] is None
+    lab.pass_hours(19)
+    (first, *_) = lab.json(f"{BASE}/api/sno/satellite/{SATELLITES[2].id}")["storageDaily"]
+    assert first["intervalInHours"] == 12
+    one = lab.json(f"{BASE}/api/sno/satellite/{SATELLITES[0].id}")
+    estimate = lab.json(f"{BASE}/api/sno/estimated-payout?id={SATELLITES[0].id}")["currentMonth"]
+    assert estimate["diskSpace"] == pytest.approx(one["storageSummary"] / 720)
+
+
+def test_in_a_new_month_the_last_level_is_carried_on(lab):
+    lab.pass_hours(12 * 24 + 3)
+    (row,) = lab.json(f"{BASE}/api/sno/satellite/{SATELLITES[0].id}")["storageDaily"]
+    assert (row["intervalStart"], row["calculated"], row["atRestTotal"]) == ("2026-11-01T00:00:00Z", True, 0)
+    show(lab, version="1.142.7")
+    assert lab.json(f"{BASE}/api/sno/satellite/{SATELLITES[0].id}")["storageDaily"] is None
+
+
+def test_a_node_before_v1_143_tells_its_disk_in_the_old_way(lab):
+    lab.pass_hours(48)
+    new = lab.json(f"{BASE}/api/sno/")
+    show(lab, version="1.142.7")
+    old = lab.json(f"{BASE}/api/sno/")
+    assert set(old["diskSpace"]) == {"used", "available", "overused", "trash"}
+    assert old["diskSpace"]["available"] == new["diskSpace"]["allocated"]
+    assert old["diskSpace"]["used"] == new["diskSpace"]["used"] - new["diskSpace"]["trash"]
+    assert "vettedAt" not in old["satellites"][0]
+    rows = lab.json(f"{BASE}/api/sno/satellite/{SATELLITES[0].id}")["storageDaily"]
+    assert all("calculated" not in row for row in rows)
+
+
+def test_the_containers_variable_comes_before_the_file(lab):
+    lab.economy.nodes["storj-1"].environment["STORAGE"] = "1.50TB"
+    lab.http.post("/docker/containers/storj-1/restart")
+    lab.pass_hours(1)
+    assert lab.json(f"{BASE}/api/sno/")["diskSpace"]["allocated"] == 1_500_000_000_000
+
+
+def test_a_satellite_that_disqualified_the_node_estimates_nothing(lab):
+    lab.pass_hours(48)
+    us, eu, _ = SATELLITES
+    whole = lab.json(f"{BASE}/api/sno/estimated-payout")["currentMonth"]["payout"]
+    part = lab.json(f"{BASE}/api/sno/estimated-payout?id={us.id}")["currentMonth"]["payout"]
+    show(
+        lab,
+        satellites={us.url: {"disqualified": "2026-10-21T00:00:00Z"}, eu.url: {"suspended": "2026-10-21T01:00:00Z"}},
+    )
+    answer = lab.get(f"{BASE}/api/sno/estimated-payout?id={us.id}")
+    assert answer.status_code == 500
+    told = "consoleapi storagenode: console: estimationservice: node was disqualified on satellite"
+    assert answer.json() == {"error": told}
+    assert lab.json(f"{BASE}/api/sno/estimated-payout")["currentMonth"]["payout"] == pytest.approx(whole - part)
+    shown = lab.json(f"{BASE}/api/sno/")["satellites"]
+    assert [s["disqualified"] for s in shown] == ["2026-10-21T00:00:00Z", None, None]
+    assert [s["suspended"] for s in shown] == [None, "2026-10-21T01:00:00Z", None]
+    assert lab.json(f"{BASE}/api/sno/satellite/{us.id}")["bandwidthDaily"]
+
+
+def test_the_public_port_answers_503_while_a_satellite_is_not_healthy(lab):
+    lab.pass_hours(1)
+    answer = lab.get(f"{BASE}/public-port")
+    assert (answer.status_code, answer.headers["content-type"].split(";")[0]) == (200, "text/plain")
+    assert json.loads(answer.text)["AllHealthy"] is True
+    assert json.loads(answer.text)["Statuses"] is None
+    show(lab, satellites={SATELLITES[1].url: {"onlineScore": 0.89}})
+    config = lab.testnet.state / "storj-1" / "config.yaml"
+    config.write_text(config.read_text() + "healthcheck.details: true\n")
+    answer = lab.get(f"{BASE}/public-port")
+    assert answer.status_code == 503
+    assert json.loads(answer.text)["Statuses"][1] == {
+        "OnlineScore": 0.89,
+        "SatelliteID": SATELLITES[1].id,
+        "DisqualifiedAt": None,
+        "SuspendedAt": None,
+    }
+
+
+def test_notifications_are_listed_by_page_and_marked_as_read(lab):
+    path = f"{BASE}/api/notifications/list"
+    for query in ("", "?limit=10", "?page=1", "?limit=ten&page=1"):
+        assert lab.get(path + query).status_code == 400
+    empty = lab.json(f"{path}?limit=10&page=1")
+    assert empty["page"]["notifications"] is None
+    notices = [{"type": n, "title": f"n{n}", "createdAt": f"2026-10-0{n}T00:00:00Z"} for n in (1, 2, 3)]
+    show(lab, notifications=notices)
+    first = lab.json(f"{path}?limit=2&page=1")
+    assert [n["title"] for n in first["page"]["notifications"]] == ["n3", "n2"]
+    assert (first["unreadCount"], first["totalCount"], first["page"]["pageCount"]) == (3, 3, 2)
+    known = first["page"]["notifications"][0]["id"]
+    assert lab.http.post(f"{BASE}/api/notifications/{known}/read").content == b""
+    assert lab.http.post(f"{BASE}/api/notifications/none/read").status_code == 500
+    assert lab.get(f"{BASE}/api/notifications/readall").status_code == 405
+    assert lab.json(f"{path}?limit=2&page=1")["unreadCount"] == 2
+    assert lab.http.post(f"{BASE}/api/notifications/readall").status_code == 200
+    assert lab.json(f"{path}?limit=2&page=1")["unreadCount"] == 0
+
+
+def test_a_small_payout_waits_for_the_next_month(lab):
+    lab.pass_hours(24 * 19)
+    october = f"{BASE}/api/heldamount/paystubs/2026-10"
+    stubs = lab.json(october)
+    waiting = [stub for stub in stubs if stub["paid"] < LEAST_PAYOUT]
+    assert waiting
+    assert all(stub["distributed"] == 0 for stub in waiting)
+    lab.pass_hours(24 * 31)
+    for early, late in zip(stubs, lab.json(october.replace("10", "11")), strict=True):
+        assert late["distributed"] == late["paid"] + early["paid"] - early["distributed"]
+    history = lab.json(f"{BASE}/api/heldamount/payout-history/2026-10")
+    for row, stub in zip(history, stubs, strict=True):
+        assert (row["paid"], row["distributed"]) == (stub["paid"], stub["distributed"])
+        assert bool(row["receipt"]) == bool(row["distributed"])
+        assert row["afterHeld"] == row["earned"] - row["held"] == row["paid"]
+    assert [row["heldPercent"] for row in history] == [0, 25, 75]
+    assert lab.json(f"{BASE}/api/heldamount/payout-history/2026-01") is None
+    assert lab.get(f"{BASE}/api/heldamount/payout-history/2026-13").status_code == 400
+
+
+def test_what_was_counted_and_read_outlives_a_restart_of_the_testnet(lab, make_lab):
+    lab.pass_hours(36)
+    show(lab, notifications=[{"type": 1, "title": "n", "createdAt": "2026-10-20T00:00:00Z"}])
+    lab.http.post(f"{BASE}/api/notifications/readall")
+    before = lab.json(f"{BASE}/api/sno/satellite/{SATELLITES[1].id}")
+    lab.testnet.save()
+    again = make_lab(state=lab.testnet.state)
+    assert again.json(f"{BASE}/api/sno/satellite/{SATELLITES[1].id}") == before
+    assert again.json(f"{BASE}/api/notifications/list?limit=1&page=1")["unreadCount"] == 0
 
 
 def test_paystubs_appear_a_week_into_the_next_month_in_micro_dollars(lab):

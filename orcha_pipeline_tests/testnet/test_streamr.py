@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from orcha_pipeline.testnet.streamr import OPERATOR, QueryError, parse_query
+from orcha_pipeline.testnet.levers import operator_address
+from orcha_pipeline.testnet.streamr import OPERATOR, QueryError, StreamrBooks, parse_query
 
 DOCUMENTED = """
 query Documented($id: ID!) {
@@ -164,9 +165,10 @@ def test_another_operator_is_null_and_variables_work(lab):
         '{ operator(id: "x") { id }',
         "{ operator { id } } }",
         "{ foo { id } }",
-        "{ _meta { block { hash } } }",
+        "{ _meta { block { nothing } } }",
         "{ _meta }",
-        "{ network { minimumStakeWei { x } } }",
+        "{ network { minimumStakeWei } }",
+        '{ network(id: "network-entity-id") { minimumStakeWei { x } } }',
         "",
         "{ operatorDailyBuckets(first: 5000) { date } }",
         "{ operator(id: $id) { id } }",
@@ -198,3 +200,140 @@ def test_aliases_comments_and_nested_arguments_are_read():
     assert field.arguments == {"id": "a", "where": {"x_in": [1, "b"], "y": True}}
     with pytest.raises(QueryError):
         parse_query("{ a; b }")
+
+
+def test_flags_are_listed_with_their_results_and_filtered(lab):
+    lab.testnet.first.streamr_books.circumstances.open_flags = 2
+    every = "query($id: ID!) { operator(id: $id) { flagsTargeted { id result } } }"
+    open_ones = (
+        'query($id: ID!) { operator(id: $id) { flagsTargeted(where: {result_in: ["waiting", "voting"]}) { id } } }'
+    )
+    assert len(graph(lab, every, id=OPERATOR)["data"]["operator"]["flagsTargeted"]) == 3
+    assert len(graph(lab, open_ones, id=OPERATOR)["data"]["operator"]["flagsTargeted"]) == 2
+    of_target = 'query($id: ID!) { flags(where: {target: $id, result: "failed"}) { id target { id } } }'
+    (flag,) = graph(lab, of_target, id=OPERATOR)["data"]["flags"]
+    assert flag["target"]["id"] == OPERATOR
+
+
+def test_slashings_are_counted_listed_and_cost_value(lab):
+    query = (
+        "query($id: ID!) { operator(id: $id) { slashingsCount valueWithoutEarnings slashingEvents { amount date } } }"
+    )
+    before = graph(lab, query, id=OPERATOR)["data"]["operator"]
+    lab.testnet.first.streamr_books.slash(lab.economy.now, 600 * 10**18)
+    after = graph(lab, query, id=OPERATOR)["data"]["operator"]
+    assert (before["slashingsCount"], after["slashingsCount"]) == (0, 1)
+    assert after["slashingEvents"] == [{"amount": str(600 * 10**18), "date": str(lab.economy.now)}]
+    assert int(before["valueWithoutEarnings"]) - int(after["valueWithoutEarnings"]) == 600 * 10**18
+
+
+def test_an_index_that_stands_still_tells_the_past_until_it_catches_up(lab):
+    lab.pass_hours(22)
+    books = lab.testnet.first.streamr_books
+    query = "query($id: ID!) { operator(id: $id) { cumulativeEarningsWei } _meta { block { number } } }"
+    before = graph(lab, query, id=OPERATOR)["data"]
+    books.stop_indexing(lab.economy.now)
+    lab.pass_hours(2)
+    assert graph(lab, query, id=OPERATOR)["data"] == before
+    books.resume_indexing()
+    after = graph(lab, query, id=OPERATOR)["data"]
+    assert after["_meta"]["block"]["number"] == before["_meta"]["block"]["number"] + 3600
+    assert int(after["operator"]["cumulativeEarningsWei"]) > int(before["operator"]["cumulativeEarningsWei"])
+
+
+def test_circumstances_outlast_a_restart_of_the_testnet(make_lab):
+    lab = make_lab()
+    lab.pass_hours(1)
+    books = lab.testnet.first.streamr_books
+    books.circumstances.open_flags, books.circumstances.pol_wei = 1, 7
+    books.slash(lab.economy.now, 5)
+    books.stop_indexing(lab.economy.now)
+    dumped = books.dump()
+    again = StreamrBooks()
+    again.load(json.loads(json.dumps(dumped)))
+    assert again.dump() == json.loads(json.dumps(dumped))
+
+
+@pytest.mark.parametrize(
+    ("header", "status", "text"),
+    [
+        ({}, 401, "Unauthorized"),
+        ({"authorization": "bearer wrong"}, 403, "Forbidden"),
+        ({"authorization": "Basic k"}, 401, "Unauthorized"),
+        ({"authorization": "BEARER right"}, 200, None),
+    ],
+)
+def test_a_node_with_keys_asks_for_one(lab, header, status, text):
+    lab.testnet.first.streamr_books.circumstances.keys = ["right"]
+    response = lab.get("/nodes/streamr-1/info", headers=header)
+    assert response.status_code == status
+    if text is not None:
+        assert response.text == text
+        assert response.headers["content-type"].startswith("text/plain")
+
+
+def test_all_sponsorships_are_listed_best_first_those_staked_on_among_them(lab):
+    lab.pass_hours(1)
+    query = """{ sponsorships(where: {isRunning: true}, first: 5, orderBy: spotAPY, orderDirection: desc)
+      { id spotAPY operatorCount maxOperators stream { id } } }"""
+    listed = graph(lab, query)["data"]["sponsorships"]
+    assert len(listed) == 5
+    yields = [float(sponsorship["spotAPY"]) for sponsorship in listed]
+    assert yields == sorted(yields, reverse=True)
+    one = graph(lab, "query($id: ID!) { sponsorship(id: $id) { id stakes { operator { id } } } }", id=listed[0]["id"])
+    assert one["data"]["sponsorship"]["id"] == listed[0]["id"]
+    every = graph(lab, "{ sponsorships(first: 1000) { id } }")["data"]["sponsorships"]
+    staked = graph(lab, "query($id: ID!) { operator(id: $id) { stakes { sponsorship { id } } } }", id=OPERATOR)["data"][
+        "operator"
+    ]
+    assert {stake["sponsorship"]["id"] for stake in staked["stakes"]} < {each["id"] for each in every}
+
+
+def test_lists_page_by_the_last_id_as_streamrs_client_does(lab):
+    last, found = "", []
+    while True:
+        query = "query($id: ID!, $last: ID!) { operator(id: $id) { stakes(where: {id_gt: $last}, first: 4) { id } } }"
+        rows = [stake["id"] for stake in graph(lab, query, id=OPERATOR, last=last)["data"]["operator"]["stakes"]]
+        if not rows:
+            break
+        found, last = found + rows, rows[-1]
+    assert found == sorted(found)
+    assert len(found) == len(set(found)) == 6
+    staked = '{ operators(where: {totalStakeInSponsorshipsWei_gt: "0", id_gt: ""}) { id } }'
+    assert graph(lab, staked)["data"]["operators"] == [{"id": OPERATOR}]
+
+
+@pytest.mark.parametrize(
+    ("condition", "count"),
+    [
+        ("date_gte: 1792454400", 2),
+        ("date_gt: 1792454400", 1),
+        ("date_lt: 1792540800", 1),
+        ("date_lte: 1792540800", 2),
+        ('date_in: ["1792454400"]', 1),
+        ('date_not_in: ["1792454400", "1792540800"]', 0),
+        ("date_not: 1792454400", 1),
+        ('operator: "0x12"', 0),
+    ],
+)
+def test_filters_compare_numbers_as_numbers_also_in_text(lab, condition, count):
+    lab.pass_hours(30)
+    query = "{ operatorDailyBuckets(where: {" + condition + "}) { date } }"
+    assert len(graph(lab, query)["data"]["operatorDailyBuckets"]) == count
+
+
+def test_each_of_many_operators_is_told_by_its_own_address(make_lab):
+    lab = make_lab(hosts=3)
+    lab.pass_hours(30)
+    address = operator_address("streamr-2")
+    found = graph(
+        lab, "query($id: ID!) { operator(id: $id) { id nodes stakes { id sponsorship { id } } } }", id=address
+    )
+    operator = found["data"]["operator"]
+    assert operator["id"] == address
+    assert all(stake["id"].endswith(address) for stake in operator["stakes"])
+    first = graph(lab, "query($id: ID!) { operator(id: $id) { nodes } }", id=OPERATOR)["data"]["operator"]
+    assert first["nodes"] != operator["nodes"]
+    days = graph(lab, "query($id: ID!) { operatorDailyBuckets(where: {operator: $id}) { id } }", id=address)
+    assert all(bucket["id"].startswith(address) for bucket in days["data"]["operatorDailyBuckets"])
+    assert len(graph(lab, "{ operators { id } }")["data"]["operators"]) == 3

@@ -1,11 +1,19 @@
 """No controller: the node can be read, but neither limited nor restarted."""
 
+from collections.abc import Mapping
 from typing import NoReturn
 
-from orcha_pipeline.controllers.base import Limits
+from orcha_pipeline.controllers.base import LimitName, Limits, ProcessUsage
 from orcha_pipeline.errors import UnsupportedError
 
-WHY_NOT = 'no controller is set for this node: add [nodes.controller] with kind = "docker" and its container'
+WHY_NOT = (
+    "no controller is set for this node: add [nodes.controller] with kind = "
+    '"docker" (and container), "systemd" (and unit) or "cgroup" (and cgroup)'
+)
+WHY_NO_DEVICE = (
+    "no controller is set for the bandwidth of this node: set controller.interface to a network device that carries "
+    "all that the node sends and nothing else"
+)
 
 
 class NoController:
@@ -14,7 +22,19 @@ class NoController:
     def __init__(self, node: str) -> None:
         self._node = node
 
-    def why_not_writable(self) -> str:
+    def describe(self) -> str:
+        """What limits the node: nothing."""
+        return "no controller"
+
+    def why_cannot_limit(self, limit: LimitName) -> str:
+        """Always the same reason, with what it takes for this limit."""
+        return WHY_NO_DEVICE if limit == "bandwidth_mbps" else WHY_NOT
+
+    def why_cannot_restart(self) -> str:
+        """Always the same reason."""
+        return WHY_NOT
+
+    def why_cannot_recreate(self) -> str:
         """Always the same reason."""
         return WHY_NOT
 
@@ -22,12 +42,27 @@ class NoController:
         """Raises `UnsupportedError`."""
         self._refuse()
 
-    def set_cpu(self, threads: float) -> Limits:  # noqa: ARG002 (refused whatever it is)
+    def set_limits(self, wanted: Limits) -> Limits:
+        """Raises `UnsupportedError`."""
+        del wanted
+        self._refuse()
+
+    def usage(self) -> ProcessUsage:
         """Raises `UnsupportedError`."""
         self._refuse()
 
-    def restart(self, grace_seconds: int) -> None:  # noqa: ARG002 (refused whatever it is)
+    def restart(self, grace_seconds: int) -> None:
         """Raises `UnsupportedError`."""
+        del grace_seconds
+        self._refuse()
+
+    def environment(self) -> Mapping[str, str] | None:
+        """Nothing is known of it."""
+        return None
+
+    def recreate(self, environment: Mapping[str, str], grace_seconds: int) -> None:
+        """Raises `UnsupportedError`."""
+        del environment, grace_seconds
         self._refuse()
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from datetime import timedelta
 from decimal import Decimal
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from orcha_pipeline.controllers.base import Controller
 from orcha_pipeline.model import (
     AllocationReading,
     AppliedChange,
+    Balance,
     EarningsObservation,
     HealthReading,
     Lever,
@@ -43,6 +45,8 @@ class Adapter(ABC):
     token: ClassVar[str | None]
     """Price id of the native unit (CoinGecko's), None where one unit is a US dollar or has no price."""
     options_type: ClassVar[type[AdapterOptions]] = AdapterOptions
+    longest_window: ClassVar[timedelta] = timedelta(hours=24)
+    """How far back `earnings` is asked after the node was away: what lies before is for counters to tell."""
 
     def __init__(
         self,
@@ -80,17 +84,32 @@ class Adapter(ABC):
     def earnings_history(self, window: Window) -> Sequence[EarningsObservation]:
         """Past earnings as finely as the node honestly holds them; empty where it keeps none."""
 
+    def balances(self) -> Sequence[Balance]:
+        """Where the money that was earned stands: accrued, pending, settled, held. Empty where nothing tells."""
+        return ()
+
     @abstractmethod
     def resource_usage(self) -> Sequence[UsageReading]:
         """What the node uses now."""
 
     @abstractmethod
     def allocation(self) -> AllocationReading:
-        """What the node has now, as it reports it itself."""
+        """Where the lever that carries the share stands, as the node reports it itself."""
+
+    def allocations(self) -> Sequence[AllocationReading]:
+        """Where every lever stands, the one that carries the share first."""
+        return (self.allocation(),)
 
     @abstractmethod
     def levers(self) -> Sequence[Lever]:
-        """What can be changed, within which bounds and at what price. The first one carries the share."""
+        """What can be changed, within which bounds and at what price. The first one carries the share.
+
+        The planner moves the first one only; the others are the operator's.
+        """
+
+    def advice(self) -> Sequence[str]:
+        """What the operator could do that Orcha must not or cannot do itself, with reasons and figures."""
+        return ()
 
     @abstractmethod
     def apply(self, lever: str, value: float) -> AppliedChange:

@@ -1,32 +1,47 @@
-"""The one HTTP layer of all adapters: time budgets, retries, size limits, and failures as `AdapterError`s.
+"""The one HTTP layer of all adapters: time budgets, retries, circuit breaker, size limits, failures as `AdapterError`s.
 
 Requests go straight to an `httpx` transport rather than through `httpx.Client`: the client logs whole addresses,
 and an address may hold an API key; it would also follow the environment's proxies and keep cookies.
 """
 
+import base64
 import functools
+import html
 import json
 import re
 import ssl
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from time import monotonic
 from typing import Any, NoReturn, cast
+from urllib.parse import quote, quote_plus
 
 import httpcore
 import httpx
 import stamina
 from pydantic import SecretStr
 
-from orcha_pipeline.errors import ApiError, AuthenticationError, NodeConnectionError, ParseError, SettingsError
+from orcha_pipeline.errors import (
+    AdapterError,
+    ApiError,
+    AuthenticationError,
+    NodeConnectionError,
+    ParseError,
+    SettingsError,
+)
+from orcha_pipeline.protocols.circuit import Circuit, GivenUpError
 
 MAX_BODY_BYTES = 16_000_000
 MAX_REDIRECTS = 3
 LONGEST_RETRY_AFTER = 30.0
 """Seconds. What a server asks for beyond this is not waited for."""
+CONNECT_SECONDS = 2.0
+"""For opening a connection, within the budget: one packet may get lost, an address that swallows all is given up."""
 SHORTEST_SECRET = 6
 LONG_PATH_SEGMENT = 20
 """A part of the configured address this long may be an API key, as in The Graph's gateway: it is not repeated."""
@@ -38,6 +53,17 @@ _LONGEST_BACKOFF = 0.5
 stamina.instrumentation.set_on_retry_hooks([stamina.instrumentation.LoggingOnRetryHook])
 
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
+
+
+class _Reading:
+    """One look at a node: what it has answered so far."""
+
+    def __init__(self) -> None:
+        self.answers: dict[tuple[Any, ...], Any] = {}
+
+
+_reading: ContextVar[_Reading | None] = ContextVar("reading", default=None)
+_patient: ContextVar[bool] = ContextVar("patient", default=False)
 
 
 def remaining_seconds() -> float:
@@ -58,6 +84,29 @@ def time_budget(seconds: float) -> Generator[None]:
         _deadline.reset(token)
 
 
+@contextmanager
+def new_reading() -> Generator[None]:
+    """Inside, a question is asked once: its answer holds for the block, which is one look at a node.
+
+    A node that was given up before is asked once more, however short ago that was.
+    """
+    token = _reading.set(_Reading())
+    try:
+        yield
+    finally:
+        _reading.reset(token)
+
+
+@contextmanager
+def patient() -> Generator[None]:
+    """Inside, failures are expected (the node restarts): no call is held back for them, and none is counted."""
+    token = _patient.set(True)
+    try:
+        yield
+    finally:
+        _patient.reset(token)
+
+
 class HttpStatusError(ApiError):
     """The node answered with an HTTP error status. `detail` is the node's own message, cleaned."""
 
@@ -66,6 +115,19 @@ class HttpStatusError(ApiError):
         self.status = status
         self.detail = detail
         self.retry_after = retry_after
+
+
+class HttpAuthenticationError(AuthenticationError):
+    """The node refused with 401 or 403. `detail` is its own message, cleaned; "an HTML page" where it sent one."""
+
+    def __init__(self, node: str, message: str, *, status: int, detail: str) -> None:
+        super().__init__(node, message)
+        self.status = status
+        self.detail = detail
+
+
+HTML_PAGE = "an HTML page"
+"""What stands for a body that is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +146,9 @@ class NodeHttp:
 
     Secret header values, and long parts of the address's own path, never appear in an error. GETs are tried up to
     three times on connection errors, 429, 502, 503 and 504, always inside the time budget; other methods once.
+
+    After three attempts in a row that found no connection or no answer in time, or three GETs that ended with a 5xx,
+    GETs fail at once for a while. What changes something is always sent: a rollback must not wait.
     """
 
     def __init__(
@@ -95,10 +160,11 @@ class NodeHttp:
         headers: Mapping[str, str | SecretStr] | None = None,
         transport: httpx.BaseTransport | None = None,
         socket_path: str | None = None,
+        attempts: int = 3,
     ) -> None:
         """`timeout_seconds` bounds each call, body and retries included. `socket_path`: speak over that unix socket.
 
-        Raises `SettingsError` for an address that is none.
+        `attempts`: how often a GET is tried. Raises `SettingsError` for an address that is none.
         """
         self.node = node
         self._timeout = timeout_seconds
@@ -118,10 +184,15 @@ class NodeHttp:
             raise SettingsError(f"node {node!r}: the key or token holds characters that HTTP cannot carry")
         self._secrets = _secrets(self._base, (value for value in given.values() if isinstance(value, SecretStr)))
         self._transport = transport or _BoundedTransport(socket_path)
+        self._attempts = attempts
+        self._circuit = Circuit(node)
 
     def get_json(self, path: str = "", params: Mapping[str, str | int] | None = None) -> Any:
-        """The parsed answer of a GET; numbers with a fraction are `Decimal`, exactly as written."""
-        return self._json(self._get(path, params), path)
+        """The parsed answer of a GET; numbers with a fraction are `Decimal`, exactly as written.
+
+        Asked once a `new_reading`: whoever asks again there gets the same value, and must not change it.
+        """
+        return self._once_a_reading(path, params, lambda: self._json(self._get(path, params), path))
 
     def get_text(self, path: str = "", params: Mapping[str, str | int] | None = None) -> str:
         """The body of a GET as text."""
@@ -140,19 +211,77 @@ class NodeHttp:
         *,
         params: Mapping[str, str | int] | None = None,
         timeout_seconds: float | None = None,
+        asks: bool = False,
     ) -> Any:
-        """The parsed answer of a POST with a JSON body, None where the answer is empty (204). Never repeated."""
+        """The parsed answer of a POST with a JSON body, None where the answer is empty (204). Never repeated.
+
+        `asks`: it changes nothing, as a GraphQL query, and is asked once a `new_reading`.
+        """
+
+        def post() -> Any:
+            with time_budget(timeout_seconds or self._timeout):
+                answer = self._attempt("POST", path, params, body)
+            return None if answer.status == 204 or not answer.content else self._json(answer, path)
+
+        return self._once_a_reading(path, params, post, json.dumps(body)) if asks else post()
+
+    def delete(
+        self,
+        path: str = "",
+        params: Mapping[str, str | int] | None = None,
+        *,
+        timeout_seconds: float | None = None,
+    ) -> None:
+        """Delete what is at `path`. Never repeated."""
         with time_budget(timeout_seconds or self._timeout):
-            answer = self._once("POST", path, params, body)
-        return None if answer.status == 204 or not answer.content else self._json(answer, path)
+            self._once("DELETE", path, params, None)
 
     def close(self) -> None:
         """Close the connections."""
         self._transport.close()
 
+    def _once_a_reading(
+        self, path: str, params: Mapping[str, str | int] | None, ask: Callable[[], Any], body: str = ""
+    ) -> Any:
+        reading = _reading.get()
+        if reading is None or _patient.get():
+            return ask()
+        question = (self, path, tuple(sorted((params or {}).items())), body)
+        if question not in reading.answers:
+            reading.answers[question] = ask()
+        return reading.answers[question]
+
     def _get(self, path: str, params: Mapping[str, str | int] | None) -> _Answer:
         with time_budget(self._timeout):
-            return _RETRIES(_backoff, self._once, "GET", path, params, None)
+            try:
+                if self._attempts == 1:
+                    return self._attempt("GET", path, params, None)
+                return _RETRIES(_backoff, self._attempt, "GET", path, params, None)
+            except HttpStatusError as error:
+                # Counted once a call, not once an attempt: one endpoint that is busy says little of the others.
+                if error.status >= 500 and not _patient.get():
+                    self._circuit.failed(_reading.get(), f"HTTP {error.status}")
+                raise
+
+    def _attempt(self, method: str, path: str, params: Mapping[str, str | int] | None, body: Any) -> _Answer:
+        """`_once`, as far as the circuit lets it."""
+        reading, patiently = _reading.get(), _patient.get()
+        if method == "GET" and not patiently:
+            self._circuit.check(reading)
+        try:
+            answer = self._once(method, path, params, body)
+        except _NotAskedError:
+            raise
+        except NodeConnectionError as error:
+            if not patiently and self._circuit.failed(reading, error.message):
+                raise GivenUpError(self.node, error.message) from None
+            raise
+        except AdapterError as error:
+            if not isinstance(error, HttpStatusError) or error.status < 500:
+                self._circuit.answered()
+            raise
+        self._circuit.answered()
+        return answer
 
     def _once(self, method: str, path: str, params: Mapping[str, str | int] | None, body: Any) -> _Answer:
         # Joined by hand: `URL.join` would drop the base address's own path.
@@ -172,26 +301,25 @@ class NodeHttp:
     def _exchange(self, method: str, url: httpx.URL, path: str, body: Any) -> _Answer:
         left = remaining_seconds()
         if left <= 0:
-            raise self._too_slow(path)
-        request = httpx.Request(
-            method,
-            url,
-            headers=self._headers,
-            json=body,
-            extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), left)},
-        )
+            raise _NotAskedError(self.node, f"{self._shown(path)}: not asked, nothing is left of the time budget")
+        timeouts = dict.fromkeys(("read", "write", "pool"), left) | {"connect": min(left, CONNECT_SECONDS)}
+        request = httpx.Request(method, url, headers=self._headers, json=body, extensions={"timeout": timeouts})
         try:
             response = self._transport.handle_request(request)
             try:
                 return _Answer(response.status_code, response.headers, self._body(response, path))
             finally:
                 response.close()
+        except httpx.ConnectTimeout:
+            raise NodeConnectionError(
+                self.node, f"{self._shown(path)}: no connection in time; is the node running?"
+            ) from None
         except httpx.TimeoutException:
             raise self._too_slow(path) from None
         except httpx.DecodingError:
             raise ParseError(self.node, f"{self._shown(path)}: the body's compression is broken") from None
         except httpx.TransportError as error:
-            told = self.cleaned(str(error)) or type(error).__name__
+            told = self.cleaned(str(error)).rstrip(".") or type(error).__name__
             raise NodeConnectionError(self.node, f"{self._shown(path)}: {told}; is the node running?") from None
 
     def _body(self, response: httpx.Response, path: str) -> bytes:
@@ -223,7 +351,8 @@ class NodeHttp:
         detail = self.cleaned(_detail(answer))
         told = f"{self._shown(path)}: HTTP {answer.status}" + (f": {detail}" if detail else "")
         if answer.status in (401, 403):
-            raise AuthenticationError(self.node, f"{told}; set a valid key or token (token_env)")
+            remedy = "set a valid key or token (token_env)"
+            raise HttpAuthenticationError(self.node, f"{told}; {remedy}", status=answer.status, detail=detail)
         retry_after = _retry_after(answer.headers) if answer.status in _REPEATABLE else None
         if answer.status == 429:
             told += "; too many requests" + (f", asks to wait {retry_after:g} s" if retry_after else "")
@@ -268,22 +397,62 @@ def _secrets(base: httpx.URL, values: Iterable[SecretStr]) -> tuple[str, ...]:
     found |= {value for _, value in base.params.multi_items()}
     for value in values:
         found |= {value.get_secret_value(), *value.get_secret_value().split()}
+    spellings = {s for secret in found if len(secret) >= SHORTEST_SECRET for s in _spellings(secret)}
     # Longest first, so that a part of a secret does not spoil the match of the whole.
-    return tuple(sorted((s for s in found if len(s) >= SHORTEST_SECRET), key=len, reverse=True))
+    return tuple(sorted((s for s in spellings if len(s) >= SHORTEST_SECRET), key=len, reverse=True))
+
+
+def _spellings(secret: str) -> Iterator[str]:
+    """A secret as it was given, and as a server may repeat it: in an address, in HTML, in JSON, in Base64."""
+    yield secret
+    for quoted in (quote(secret), quote(secret, safe=""), quote_plus(secret)):
+        yield quoted
+        yield re.sub(r"%[0-9A-F]{2}", lambda code: code[0].lower(), quoted)
+    yield html.escape(secret)
+    yield json.dumps(secret)[1:-1]
+    yield json.dumps(secret)[1:-1].replace("/", r"\/")
+    for offset in range(3):
+        # Base64 of a text that holds the secret `offset` bytes after a multiple of three: without the characters at
+        # either end that depend on what stands beside it.
+        padded = bytes(offset) + secret.encode()
+        whole = padded[: len(padded) // 3 * 3]
+        first = 0 if offset == 0 else 4
+        yield base64.b64encode(whole).decode()[first:]
+        yield base64.urlsafe_b64encode(whole).decode()[first:]
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
+class _NotAskedError(NodeConnectionError):
+    """The time budget was spent before the call, which tells nothing of the node."""
+
+
 def _retry_after(headers: httpx.Headers) -> float | None:
-    given = headers.get("retry-after", "")
-    return float(given) if re.fullmatch(r"[0-9]{1,6}", given) else None
+    """Seconds to wait, from a number or an HTTP date; a date is held against the server's own clock."""
+    given = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]{1,6}", given):
+        return float(given)
+    at = _http_date(given)
+    if at is None:
+        return None
+    return max(0.0, (at - (_http_date(headers.get("date", "")) or datetime.now(UTC))).total_seconds())
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 def _backoff(error: Exception) -> bool | float:
     """Whether to try again inside what is left of the budget, and after how many seconds if the server says so."""
     left = remaining_seconds()
+    if isinstance(error, GivenUpError):
+        return False
     if isinstance(error, NodeConnectionError):
         return left > _LONGEST_BACKOFF
     if not isinstance(error, HttpStatusError) or error.status not in _REPEATABLE:
@@ -296,8 +465,9 @@ def _backoff(error: Exception) -> bool | float:
 def _detail(answer: _Answer) -> str:
     """The message inside an error's body, in the shapes that the protocols use; empty when there is none."""
     if "html" in answer.content_type:
-        return "an HTML page"
-    text = answer.content[:4096].decode(errors="replace")
+        return HTML_PAGE
+    # The whole body: a secret across a cut would not be known for one.
+    text = answer.content.decode(errors="replace")
     try:
         body: Any = json.loads(text)
     except (ValueError, RecursionError):
@@ -311,6 +481,8 @@ def _detail(answer: _Answer) -> str:
     problems: Any = fields.get("problems")
     if isinstance(problems, list):
         parts += [problem for problem in cast("list[Any]", problems) if isinstance(problem, str)]
+    if not parts:  # yagna's health check says no more than where it failed
+        parts = [part for part in (fields.get("type"), fields.get("step")) if isinstance(part, str)]
     return "; ".join(parts)
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from orcha_pipeline.errors import AllocationError, NodeConnectionError, UnsupportedError
 from orcha_pipeline.model import Lever
-from orcha_pipeline.protocols.http import HttpStatusError, time_budget
+from orcha_pipeline.protocols.http import HttpStatusError, patient, time_budget
 from orcha_pipeline.settings import NodeSettings
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ def wait_for(check: Callable[[], T | None], *, seconds: float) -> T | None:
     A node that does not answer meanwhile, or with a failure of its own (5xx), is waited for: it may be restarting.
     """
     end = monotonic() + seconds
-    with time_budget(seconds):
+    with time_budget(seconds), patient():
         while True:
             found = _patiently(check)
             if found is not None or monotonic() >= end:

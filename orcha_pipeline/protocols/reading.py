@@ -10,16 +10,19 @@ from threading import Thread
 from time import monotonic
 from typing import TypeVar
 
-from orcha_pipeline.errors import AdapterError, NodeConnectionError, UnsupportedError
-from orcha_pipeline.model import HealthReading, HealthState, NodeReading, Window
+from orcha_pipeline.errors import AdapterError, NodeConnectionError, ParseError, UnsupportedError, where
+from orcha_pipeline.model import EarningsObservation, HealthReading, HealthState, NodeReading, Window
 from orcha_pipeline.protocols.base import Adapter
-from orcha_pipeline.protocols.http import remaining_seconds, time_budget
+from orcha_pipeline.protocols.http import new_reading, remaining_seconds, time_budget
 
 T = TypeVar("T")
 PROGRAM_ERROR = "program"
 """`error_kind` of a failure that is the adapter's own fault."""
+HISTORY_SECONDS = 120.0
+"""A month of debit notes takes longer to read than what is so now."""
 GRACE_SECONDS = 0.5
 """How much later than its budget a node is given up: adapters end their calls themselves in time."""
+_DISPENSABLE = ("usage", "balances")
 _log = logging.getLogger(__name__)
 
 
@@ -44,70 +47,122 @@ class _Part:
         except AdapterError as error:
             self.failures.append((name, error.kind, error.message))
         except Exception as error:  # noqa: BLE001 (a plug-in fails in any way; the cycle must end with the other nodes)
-            _log.exception("the adapter of node %s failed reading its %s", self.node, name)
-            self.failures.append((name, PROGRAM_ERROR, f"the adapter failed: {type(error).__name__} (see the log)"))
+            _log.error("the adapter of node %s failed reading its %s: %s", self.node, name, where(error))
+            self.failures.append((name, PROGRAM_ERROR, f"the adapter failed: {where(error)}"))
         return None
 
 
-def read_node(adapter: Adapter, window: Window, now: datetime) -> NodeReading:
+def read_node(adapter: Adapter, window: Window, now: datetime, *, balances: bool = False) -> NodeReading:
     """Everything from one node, inside its own time budget. Never raises for what the node does.
 
     `now` is the moment the reading is stamped with. What failed is told in `health`: a node whose health cannot be
     read is unreachable or in error; one that fails in another part is in error, unless it is already worse off, but
-    for its use of resources, without which decisions can do.
+    for its use of resources and its balances (read where asked for), without which decisions can do.
     """
     part = _Part(adapter.node)
-    with time_budget(adapter.settings.timeout_seconds):
+    with time_budget(adapter.settings.timeout_seconds), new_reading():
         health = part.read("health", adapter.health)
         levers = part.read("levers", adapter.levers)
         allocation = part.read("allocation", adapter.allocation)
         usage = part.read("usage", adapter.resource_usage)
-        earnings = part.read("earnings", lambda: adapter.earnings(window), budget_share=1.0)
+        earnings = part.read("earnings", lambda: adapter.earnings(window), budget_share=0.8 if balances else 1.0)
+        standing = part.read("balances", adapter.balances, budget_share=1.0) if balances else None
     return NodeReading(
         node=adapter.node,
-        protocol=adapter.protocol,
+        protocol=adapter.settings.protocol,
         observed_at=now,
         health=_health(health, part.failures),
         earnings=tuple(earnings or ()),
         usage=tuple(usage or ()),
         allocation=allocation,
         levers=tuple(levers or ()),
+        balances=tuple(standing or ()),
     )
 
 
 def read_nodes(
-    adapters: Sequence[Adapter], windows: Mapping[str, Window], now: datetime, *, workers: int = 32
+    adapters: Sequence[Adapter],
+    windows: Mapping[str, Window],
+    now: datetime,
+    *,
+    workers: int = 32,
+    balances: bool = False,
 ) -> list[NodeReading]:
     """`read_node` for all, up to `workers` at a time, in the order given. `windows`: node -> its window.
 
     A node that has not ended within its budget is recorded unreachable; its thread is left behind as a daemon and
     its slot goes to the next node.
     """
-    done: queue.SimpleQueue[tuple[int, NodeReading]] = queue.SimpleQueue()
+    return _side_by_side(
+        adapters,
+        lambda adapter: read_node(adapter, windows[adapter.node], now, balances=balances),
+        lambda adapter: _given_up(adapter, now),
+        seconds=lambda adapter: adapter.settings.timeout_seconds,
+        workers=workers,
+    )
+
+
+def read_histories(
+    adapters: Sequence[Adapter], window: Window, *, seconds: float = HISTORY_SECONDS, workers: int = 32
+) -> list[Sequence[EarningsObservation] | AdapterError]:
+    """What each node remembers of `window`, or why it could not be read, in the order given; each within `seconds`."""
+
+    def read(adapter: Adapter) -> Sequence[EarningsObservation] | AdapterError:
+        try:
+            with time_budget(seconds), new_reading():
+                return adapter.earnings_history(window)
+        except AdapterError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 (a plug-in fails in any way; the others must be read)
+            _log.error("the adapter of node %s failed reading its history: %s", adapter.node, where(error))
+            return ParseError(adapter.node, f"the adapter failed: {where(error)}")
+
+    return _side_by_side(
+        adapters,
+        read,
+        lambda adapter: NodeConnectionError(adapter.node, f"its history was not read within {seconds:g} s"),
+        seconds=lambda _adapter: seconds,
+        workers=workers,
+    )
+
+
+def _side_by_side(
+    adapters: Sequence[Adapter],
+    call: Callable[[Adapter], T],
+    given_up: Callable[[Adapter], T],
+    *,
+    seconds: Callable[[Adapter], float],
+    workers: int,
+) -> list[T]:
+    """`call` for all, up to `workers` at a time, in the order given.
+
+    One that has not ended `GRACE_SECONDS` after its `seconds` is `given_up`; its thread is left behind as a daemon and
+    its slot goes to the next node.
+    """
+    done: queue.SimpleQueue[tuple[int, T]] = queue.SimpleQueue()
     waiting = deque(range(len(adapters)))
     ends: dict[int, float] = {}
-    readings: dict[int, NodeReading] = {}
+    found: dict[int, T] = {}
 
     def work(index: int) -> None:
-        adapter = adapters[index]
-        done.put((index, read_node(adapter, windows[adapter.node], now)))
+        done.put((index, call(adapters[index])))
 
     while waiting or ends:
         while waiting and len(ends) < workers:
             index = waiting.popleft()
-            ends[index] = monotonic() + adapters[index].settings.timeout_seconds + GRACE_SECONDS
+            ends[index] = monotonic() + seconds(adapters[index]) + GRACE_SECONDS
             Thread(target=work, args=(index,), name=f"read-{adapters[index].node}", daemon=True).start()
         try:
-            index, reading = done.get(timeout=max(0.0, min(ends.values()) - monotonic()))
+            index, result = done.get(timeout=max(0.0, min(ends.values()) - monotonic()))
         except queue.Empty:
             for index in [i for i, end in ends.items() if end <= monotonic()]:
                 del ends[index]
-                readings[index] = _given_up(adapters[index], now)
+                found[index] = given_up(adapters[index])
             continue
         if index in ends:  # else it was given up, and that stands
             del ends[index]
-            readings[index] = reading
-    return [readings[index] for index in range(len(adapters))]
+            found[index] = result
+    return [found[index] for index in range(len(adapters))]
 
 
 def _given_up(adapter: Adapter, now: datetime) -> NodeReading:
@@ -138,7 +193,7 @@ def _health(health: HealthReading | None, failures: Sequence[tuple[str, str, str
         return health
     reasons = [health.reason] if health.reason else []
     reasons += [f"{name}: {reason}" for name, _, reason in failures]
-    serious = any(name != "usage" for name, _, _ in failures)
+    serious = any(name not in _DISPENSABLE for name, _, _ in failures)
     return replace(
         health,
         state=HealthState.ERROR if serious and health.state is HealthState.HEALTHY else health.state,

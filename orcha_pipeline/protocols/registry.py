@@ -6,7 +6,7 @@ Modules of protocols are imported when they are used.
 
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
@@ -15,8 +15,9 @@ import httpx
 
 from orcha_pipeline.clock import Clock
 from orcha_pipeline.controllers.factory import make_controller
-from orcha_pipeline.errors import SettingsError
+from orcha_pipeline.errors import SettingsError, where
 from orcha_pipeline.protocols.base import Adapter
+from orcha_pipeline.protocols.unusable import UnusableAdapter
 from orcha_pipeline.settings import NodeSettings
 
 GROUP = "orcha.protocols"
@@ -70,6 +71,29 @@ def make_adapter(settings: NodeSettings, clock: Clock, transport: httpx.BaseTran
     except SettingsError:
         controller.close()
         raise
+
+
+def make_adapter_anyhow(settings: NodeSettings, clock: Clock) -> Adapter:
+    """`make_adapter`, or, where the node's settings cannot be used, an adapter that says so to every question."""
+    try:
+        return make_adapter(settings, clock)
+    except SettingsError as error:
+        return UnusableAdapter(settings, clock, str(error))
+    except Exception as error:  # noqa: BLE001 (a plug-in fails in any way; the other nodes must be read)
+        return UnusableAdapter(settings, clock, f"the adapter cannot be made: {where(error)}")
+
+
+def tokens_of(nodes: Iterable[NodeSettings]) -> tuple[str, ...]:
+    """The tokens that the protocols of `nodes` are paid in, each once."""
+    found: dict[str, None] = {}
+    for protocol in dict.fromkeys(node.protocol for node in nodes):
+        try:
+            token = adapter_type(protocol).token
+        except SettingsError:
+            continue  # an unknown protocol is told where its node is read
+        if token is not None:
+            found[token] = None
+    return tuple(found)
 
 
 @functools.cache

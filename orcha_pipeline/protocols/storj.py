@@ -1,25 +1,31 @@
-"""Storj: a storage node's console API (no authentication) and its config.yaml."""
+"""Storj: a storage node's console API (no authentication), and its allocation in config.yaml or its container."""
 
-import re
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, TypeVar
 
 import httpx
 from pydantic import Field
 
 from orcha_pipeline.clock import Clock
 from orcha_pipeline.controllers.base import Controller
-from orcha_pipeline.errors import AdapterError, AllocationError, ApiError, UnsupportedError
+from orcha_pipeline.errors import (
+    AdapterError,
+    AllocationError,
+    ApiError,
+    NodeConnectionError,
+    ParseError,
+    UnsupportedError,
+)
 from orcha_pipeline.model import (
     AllocationReading,
-    Amounts,
     AppliedChange,
-    EarningsBucket,
-    EarningsCounter,
+    Balance,
     EarningsObservation,
     HealthReading,
     HealthState,
@@ -31,17 +37,54 @@ from orcha_pipeline.model import (
 )
 from orcha_pipeline.protocols.base import Adapter, AdapterOptions
 from orcha_pipeline.protocols.config_files import read_config, replace_config
-from orcha_pipeline.protocols.http import HttpStatusError, NodeHttp
+from orcha_pipeline.protocols.http import HttpStatusError, NodeHttp, new_reading, patient
 from orcha_pipeline.protocols.levers import check_change, lever_range, wait_for
 from orcha_pipeline.protocols.node_options import positive_demand, read_options
-from orcha_pipeline.protocols.parsing import Amount, ApiModel, Listed, Number, UtcTime, Whole, parse, whole_amounts
+from orcha_pipeline.protocols.os_limits import os_usage
+from orcha_pipeline.protocols.parsing import parse
+from orcha_pipeline.protocols.storj_api import (
+    DISQUALIFIED,
+    GB,
+    UNTRUSTED,
+    Audits,
+    BandwidthDay,
+    Dashboard,
+    EstimatedPayout,
+    HeldHistory,
+    Notifications,
+    Payout,
+    Paystub,
+    PublicHealth,
+    Satellite,
+    SatelliteMonth,
+    Satellites,
+)
+from orcha_pipeline.protocols.storj_config import (
+    ALLOCATION,
+    FLOOR_GB,
+    ConfigError,
+    allocation_written,
+    dedicated,
+    floor_gb,
+    ruling_variable,
+    size_text,
+    with_allocation,
+)
+from orcha_pipeline.protocols.storj_money import (
+    accrued,
+    held,
+    held_rate,
+    month_is_young,
+    month_of,
+    paid,
+    paystub_buckets,
+    storage_earned,
+    traffic_totals,
+)
 from orcha_pipeline.settings import NodeSettings
 
 LEVER = "allocated-disk-space"
-CONFIG_KEY = "storage.allocated-disk-space"
 STEP_GB = 10.0
-FLOOR_GB = 500.0
-"""`storage2.monitor.minimum-disk-space`: below it the node refuses to start."""
 STOP_GRACE_SECONDS = 300
 COOLDOWN = timedelta(hours=24)
 """A restart makes the node scan all it stores, for hours on a large disk."""
@@ -51,110 +94,39 @@ PING_EXCUSED = timedelta(minutes=15)
 LOWEST_AUDIT = 0.98
 LOWEST_SUSPENSION = 0.98
 LOWEST_ONLINE = 0.92
-_GB = 1_000_000_000
-_CENT = Decimal("0.01")
-_MICRO = Decimal("0.000001")
+NOTICE_COUNTS = timedelta(days=7)
+"""Operators rarely mark notices as read: an old one must not hold a node for ever."""
+NOTICES_A_PAGE = 20
+NEARLY_FULL = 0.05
+"""Of the allocation free. Below it, more room would be filled."""
+FIRST_PAYSTUB = datetime(2019, 1, 1, tzinfo=UTC)
+"""Storj pays nodes of this kind since then."""
+_NOTICES = {1: "a failed audit", 2: "disqualification", 3: "suspension"}
+_SATELLITES = "/api/sno/satellites"
 
-_ALLOCATION_LINE = re.compile(
-    rf"^(?P<key>{re.escape(CONFIG_KEY)}[ \t]*:)[ \t]*[^#\r\n]*?(?P<remark>[ \t]+#[^\r\n]*)?(?P<end>[ \t]*\r?)$",
-    re.MULTILINE,
-)
-
-Score = Annotated[Number, Field(le=1.0)]
+T = TypeVar("T")
 
 
 class StorjOptions(AdapterOptions):
-    """`config_file`: path of the node's config.yaml on this machine; without it the allocation is only read."""
+    """`config_file`: path of the node's config.yaml on this machine. `health_url`: the node's public port."""
 
     config_file: Path | None = None
     restart_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 120.0
+    restarts_per_month: Annotated[int, Field(ge=0)] = 4
+    health_url: str | None = None
 
 
-class _Satellite(ApiModel):
-    id: Annotated[str, Field(min_length=1, max_length=100)]
-    url: str
-    disqualified: UtcTime | None
-    suspended: UtcTime | None
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the allocation is set: a variable of the container, or config.yaml. `why_not`: nowhere that can be written.
 
+    `variable` is None for the file; `text` is the file's.
+    """
 
-class _DiskSpace(ApiModel):
-    """Bytes. Up to v1.142 there is no `allocated`: `available` is the allocation and `used` leaves out the trash."""
-
-    used: Number
-    available: Number
-    trash: Number
-    overused: Number
-    allocated: Number | None = None
-
-    @property
-    def allocated_bytes(self) -> float:
-        return self.available if self.allocated is None else self.allocated
-
-    @property
-    def used_bytes(self) -> float:
-        return self.used + self.trash if self.allocated is None else self.used
-
-    @property
-    def free_bytes(self) -> float:
-        return max(0.0, self.available - self.used_bytes) if self.allocated is None else self.available
-
-
-class _Bandwidth(ApiModel):
-    used: Number
-
-
-class _Dashboard(ApiModel):
-    satellites: Listed[_Satellite]
-    disk_space: _DiskSpace
-    bandwidth: _Bandwidth
-    last_pinged: UtcTime
-    started_at: UtcTime
-    version: str
-
-
-class _Audits(ApiModel):
-    audit_score: Score
-    suspension_score: Score
-    online_score: Score
-    satellite_name: str
-
-
-class _Satellites(ApiModel):
-    audits: Listed[_Audits]
-
-
-class _MonthPayout(ApiModel):
-    """Cents. `payout` is net of what is held."""
-
-    egress_bandwidth_payout: Amount
-    egress_repair_audit_payout: Amount
-    disk_space_payout: Amount
-    held_rate: Annotated[Amount, Field(le=100)]
-    payout: Amount
-
-    def amounts(self, node: str) -> Amounts:
-        """In US dollars."""
-        gross = self.egress_bandwidth_payout + self.egress_repair_audit_payout + self.disk_space_payout
-        held = gross * self.held_rate / 100
-        return whole_amounts(node, gross * _CENT, self.payout * _CENT, held=held * _CENT)
-
-
-class _EstimatedPayout(ApiModel):
-    current_month: _MonthPayout
-    previous_month: _MonthPayout
-
-
-class _Paystub(ApiModel):
-    """Micro-USD."""
-
-    satellite_id: str
-    period: Annotated[str, Field(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")]
-    comp_at_rest: Whole
-    comp_get: Whole
-    comp_get_repair: Whole
-    comp_get_audit: Whole
-    surge_percent: Amount
-    held: Whole
+    variable: str | None = None
+    text: str = ""
+    why_not: str = ""
+    floor_gb: float = FLOOR_GB
 
 
 class StorjAdapter(Adapter):
@@ -164,6 +136,7 @@ class StorjAdapter(Adapter):
     native_unit: ClassVar[str] = "USD"
     token: ClassVar[str | None] = None
     options_type: ClassVar[type[AdapterOptions]] = StorjOptions
+    longest_window: ClassVar[timedelta] = timedelta(days=31)  # what is stored earns on while nobody reads it
 
     def __init__(
         self,
@@ -176,24 +149,32 @@ class StorjAdapter(Adapter):
         super().__init__(settings, controller=controller, clock=clock, transport=transport)
         self.options = read_options(settings, StorjOptions)
         self._full = positive_demand(settings, "disk_gb")
-        self._http = NodeHttp(
-            settings.name, settings.url, timeout_seconds=settings.timeout_seconds, transport=transport
-        )
+        self._http = self._connection(settings.url)
+        self._public = self._connection(self.options.health_url, attempts=1) if self.options.health_url else None
+
+    # ------------------------------------------------------------ health
 
     def health(self) -> HealthReading:
-        """Scores are the worst over all satellites."""
+        """Scores are the worst over all satellites. What is no danger to the reputation is told but risks nothing."""
         begun = perf_counter()
         dashboard = self._dashboard()
         latency = perf_counter() - begun
-        where = "/api/sno/satellites"
-        audits = parse(self.node, where, _Satellites, self._http.get_json(where)).audits
-        risks = [*_satellite_risks(dashboard.satellites), *_score_risks(audits)]
+        audits = self._ask(_SATELLITES, Satellites).audits
         now = self.clock.now()
+        risks = [*_satellite_risks(dashboard.satellites), *_score_risks(audits)]
         if now - dashboard.started_at > PING_EXCUSED and now - dashboard.last_pinged > PING_OVERDUE:
             risks.append(f"no satellite has reached it since {dashboard.last_pinged:%Y-%m-%d %H:%M} UTC")
+        warnings = _warnings(dashboard)
+        try:
+            risks += self._notices(now)
+            self._ask_public_port(risks, warnings)
+        except AdapterError as error:
+            if not risks:
+                raise
+            warnings.append(error.message)  # what is known of a danger must not be lost over it
         return HealthReading(
             state=HealthState.AT_RISK if risks else HealthState.HEALTHY,
-            reason="; ".join(risks),
+            reason="; ".join([*risks, *warnings]),
             latency_seconds=latency,
             version=dashboard.version,
             scores={
@@ -205,62 +186,158 @@ class StorjAdapter(Adapter):
             else {},
         )
 
-    def earnings(self, window: Window) -> Sequence[EarningsObservation]:  # noqa: ARG002 (totals as they stand now)
-        """The running totals of this month and the last, a stream per satellite and month.
+    def _notices(self, now: datetime) -> list[str]:
+        """Unread notices of what endangers the reputation, from the last week."""
+        where = "/api/notifications/list"
+        found = self._ask(where, Notifications, {"limit": NOTICES_A_PAGE, "page": 1}).page.notifications
+        return [
+            f"unread notice of {_NOTICES[notice.type]} since {notice.created_at:%Y-%m-%d}: "
+            f"{self._http.cleaned(notice.title)[:80]}"
+            for notice in found
+            if notice.type in _NOTICES and notice.read_at is None and now - notice.created_at <= NOTICE_COUNTS
+        ]
 
-        The node rounds each payout to 0.01 cent. Last month is read on, so that what was earned between the last
-        reading before the turn of the month and the turn itself is not lost.
+    def _ask_public_port(self, risks: list[str], warnings: list[str]) -> None:
+        """Add what the node's public port says of its satellites, where `health_url` asks for it."""
+        if self._public is None:
+            return
+        try:
+            # A 503 there is an answer: it counts for no failure, and the next call must not be held back for it.
+            with patient():
+                text = self._public.get_text()
+        except HttpStatusError as error:
+            if error.status != 503:
+                raise
+            risks.append("the node's public port reports that a satellite is not healthy (503)")
+        except NodeConnectionError as error:
+            # From inside the operator's network the public address may lead nowhere; `lastPinged` tells of the rest.
+            warnings.append(f"health_url: {error.message}")
+        else:
+            try:
+                answer: object = json.loads(text)
+            except (ValueError, RecursionError):
+                raise ParseError(self.node, "health_url: expected JSON; is this the node's public port?") from None
+            if not parse(self.node, "health_url", PublicHealth, answer).all_healthy:
+                risks.append("the node's public port reports that a satellite is not healthy")
+
+    # ------------------------------------------------------------ earnings
+
+    def earnings(self, window: Window) -> Sequence[EarningsObservation]:
+        """Traffic as a running total, stored data as what `window` was worth, both for each satellite.
+
+        Traffic is counted by the node itself, to the byte; a stream a satellite and calendar month. Stored data is
+        counted by the satellites, one to two and a half days late. Until then each stretch of time is worth the last
+        level they counted: a later count changes what is told from then on, never what was told, so that no hour
+        is corrected below zero, and the sum stays within two and a half days of what the level changed by.
+
+        The console's own month-to-date cents stand still until a count arrives and jump by half a day's worth then;
+        they are told as `balances`.
         """
-        satellites = [s for s in self._dashboard().satellites if s.disqualified is None]
-        return [counter for satellite in satellites for counter in self._month_totals(satellite)]
+        for look in (nullcontext(), new_reading()):
+            with look:
+                now = self.clock.now()
+                active = [s for s in self._dashboard().satellites if s.disqualified is None]
+                found = [item for satellite in active for item in self._earned(satellite, window, now)]
+                # What was answered across the turn of a month could be of either month.
+                if month_of(self.clock.now()) == month_of(now):
+                    return found
+        raise ApiError(self.node, "the month turned while its earnings were read; the next reading will tell")
+
+    def _earned(self, satellite: Satellite, window: Window, now: datetime) -> list[EarningsObservation]:
+        """One satellite's part; nothing where it disqualified or left the node between the two calls."""
+        try:
+            usage = self._ask(f"/api/sno/satellite/{satellite.id}", SatelliteMonth)
+            turned = month_is_young(window, now)
+            needed = turned or usage.stored_bytes() is None
+            previous = self._estimate(satellite).previous_month if needed else None
+        except HttpStatusError as error:
+            if _is_gone(error):
+                return []
+            raise
+        return [
+            *traffic_totals(self.node, satellite.id, usage, previous if turned else None, now),
+            *storage_earned(self.node, satellite.id, usage, previous, Window(min(window.start, now), now)),
+        ]
 
     def earnings_history(self, window: Window) -> Sequence[EarningsObservation]:
-        """Paystubs: a bucket per satellite and settled month that touches `window`."""
-        path = f"/api/heldamount/paystubs/{window.start:%Y-%m}/{window.end:%Y-%m}"
-        payload = self._http.get_json(path)
-        stubs = parse(self.node, path, list[_Paystub], [] if payload is None else payload)
+        """Paystubs: a bucket per satellite and settled month that lies in `window`."""
+        stubs = self._paystubs(window.start, window.end)
+        return paystub_buckets(self.node, stubs, window, self.clock.now())
+
+    # ------------------------------------------------------------ balances
+
+    def balances(self) -> Sequence[Balance]:
+        """Accrued by satellite and month (net, as the node reckons), held by satellite, settled, not yet distributed.
+
+        What a satellite holds back is lost where it disqualified the node.
+        """
+        satellites = self._dashboard().satellites
         now = self.clock.now()
-        found: list[EarningsObservation] = []
-        for stub in stubs:
-            month = datetime.strptime(stub.period, "%Y-%m").replace(tzinfo=UTC)
-            whole = Window(month, _next_month(month))
-            if whole.start >= window.end or whole.end <= window.start:
-                continue
-            earned = Decimal(stub.comp_at_rest + stub.comp_get + stub.comp_get_repair + stub.comp_get_audit)
-            surge = stub.surge_percent or Decimal(100)  # 0 stands for 100
-            gross, held = earned * surge / 100 * _MICRO, stub.held * _MICRO
-            found.append(
-                EarningsBucket(
-                    stream=f"paystub:{stub.satellite_id}",
-                    observed_at=now,
-                    window=whole,
-                    unit=self.native_unit,
-                    amounts=whole_amounts(self.node, gross, gross - held, held=held),
-                    provenance=Provenance.MEASURED,
-                    source=f"storj paystub {stub.period}",
-                )
-            )
+        stubs = self._paystubs(FIRST_PAYSTUB, now)
+        found: list[Balance] = []
+        for satellite in satellites:
+            if satellite.disqualified is None:
+                try:
+                    estimate = self._estimate(satellite)
+                except HttpStatusError as error:
+                    if _is_gone(error):
+                        continue
+                    raise
+                settled = {stub.period for stub in stubs if stub.satellite_id == satellite.id}
+                found += accrued(self.node, satellite, estimate, settled, now)
+        disqualified = {s.id for s in satellites if s.disqualified}
+        histories = self._ask_list("/api/heldamount/held-history", HeldHistory)
+        found += [held(self.node, h, now, lost=h.satellite_id in disqualified) for h in histories]
+        if stubs:
+            newest = max(stub.period for stub in stubs)
+            payouts = self._ask_list(f"/api/heldamount/payout-history/{newest}", Payout)
+            receipts = sorted({self._http.cleaned(payout.receipt) for payout in payouts if payout.receipt})
+            found += paid(self.node, stubs, receipts, now)
         return found
 
+    # ------------------------------------------------------------ use and allocation
+
     def resource_usage(self) -> Sequence[UsageReading]:
-        """Disk in bytes, and the traffic of this calendar month."""
+        """Disk in bytes, the traffic of this calendar month and of this UTC day, and what the host counts."""
         dashboard = self._dashboard()
         disk = dashboard.disk_space
-        values = {
-            "disk_used_bytes": disk.used_bytes,
-            "disk_free_bytes": disk.free_bytes,
-            "disk_trash_bytes": disk.trash,
-            "disk_overused_bytes": disk.overused,
-            "network_month_bytes_total": dashboard.bandwidth.used,
-        }
-        return [
-            UsageReading(metric=metric, value=value, provenance=Provenance.MEASURED, source="storj /api/sno/")
-            for metric, value in values.items()
+        day = self._ask(_SATELLITES, Satellites).day(self.clock.now())
+        source, traffic = "storj /api/sno/", f"storj {_SATELLITES}"
+        values: list[tuple[str, float | None, str]] = [
+            ("disk_used_bytes", disk.used_bytes, source),
+            ("disk_free_bytes", disk.free_bytes, source),
+            ("disk_trash_bytes", disk.trash, source),
+            ("disk_overused_bytes", disk.overused, source),
+            ("network_month_bytes_total", dashboard.bandwidth.used, source),
+            ("network_day_sent_bytes_total", _sent(day), traffic),
+            ("network_day_received_bytes_total", _received(day), traffic),
         ]
+        readings = [
+            UsageReading(
+                metric=metric,
+                value=value,
+                provenance=Provenance.UNKNOWN if value is None else Provenance.MEASURED,
+                source=told,
+            )
+            for metric, value, told in values
+        ]
+        return [*readings, *os_usage(self.controller)]
 
     def allocation(self) -> AllocationReading:
         """The configured allocation that the running node reports, in GB (1e9 bytes)."""
-        allocated = self._dashboard().disk_space.allocated_bytes / _GB
+        disk = self._dashboard().disk_space
+        allocated = disk.allocated_bytes / GB
+        notes: list[str] = []
+        if disk.overused > 0:
+            notes.append(
+                f"holds {disk.overused / GB:.0f} GB more than allocated; it takes no new data and shrinks only as "
+                "customers delete"
+            )
+        if disk.missing_bytes >= GB:
+            notes.append(
+                f"the disk is too small: of {allocated:g} GB allocated only {allocated - disk.missing_bytes / GB:.0f} "
+                "GB can be used"
+            )
         return AllocationReading(
             lever=LEVER,
             value=allocated,
@@ -268,153 +345,226 @@ class StorjAdapter(Adapter):
             share=allocated / self._full,
             provenance=Provenance.MEASURED,
             source="storj /api/sno/ diskSpace",
+            note="; ".join(notes),
         )
 
     def levers(self) -> Sequence[Lever]:
-        """The allocation in config.yaml. It takes effect by a restart."""
-        bounds = lever_range(self.settings, full=self._full, step=STEP_GB, floor=FLOOR_GB)
-        why_not = bounds.problem or self._why_not_writable()
-        return [
-            Lever(
-                name=LEVER,
-                unit="GB",
-                mode=LeverMode.RESTART,
-                minimum=bounds.minimum,
-                maximum=bounds.maximum,
-                step=STEP_GB,
-                at_full_share=self._full,
-                cooldown=COOLDOWN,
-                restart_seconds=self.options.restart_seconds,
-                settle_seconds=self.options.restart_seconds,
-                writable=not why_not,
-                why_not=why_not,
-                risks=(
-                    "each restart is time offline, which lowers the online score",
-                    "after a restart the node scans its disk, for hours where much is stored",
-                    "below what is stored nothing is freed: the node only takes no new data",
-                ),
+        """The allocation in config.yaml or in the container's variables. It takes effect by a restart."""
+        return [self._lever(self._place())]
+
+    def _lever(self, place: _Place) -> Lever:
+        bounds = lever_range(self.settings, full=self._full, step=STEP_GB, floor=place.floor_gb)
+        why_not = bounds.problem or place.why_not
+        return Lever(
+            name=LEVER,
+            unit="GB",
+            mode=LeverMode.RESTART,
+            minimum=bounds.minimum,
+            maximum=bounds.maximum,
+            step=STEP_GB,
+            at_full_share=self._full,
+            cooldown=COOLDOWN,
+            restart_seconds=self.options.restart_seconds,
+            settle_seconds=self.options.restart_seconds,
+            restarts_per_month=self.options.restarts_per_month,
+            writable=not why_not,
+            why_not=why_not,
+            risks=(
+                "each restart is time offline, which lowers the online score",
+                "after a restart the node scans its disk, for hours where much is stored",
+                "below what is stored nothing is freed: the node only takes no new data",
+            ),
+        )
+
+    def advice(self) -> Sequence[str]:
+        """What only the operator can do: more room, a better place, an update."""
+        dashboard = self._dashboard()
+        disk = dashboard.disk_space
+        told: list[str] = []
+        if disk.missing_bytes >= GB:
+            told.append(
+                f"The disk has {disk.missing_bytes / GB:.0f} GB less room than is allocated: allocate less, or free "
+                "some. Storj asks to keep at least 10 % of the disk free."
             )
-        ]
+        elif disk.free_bytes < NEARLY_FULL * disk.allocated_bytes and not disk.overused:
+            told.append(
+                f"Only {disk.free_bytes / GB:.0f} GB of {disk.allocated_bytes / GB:.0f} GB are free: a larger "
+                "allocation would be filled, if at least 10 % of the disk stay free. A second node behind the same "
+                "public network (/24) only shares what this one is sent."
+            )
+        place = self._place()
+        written = allocation_written(place.text)
+        if place.variable and written:
+            told.append(
+                f"The container's variable {place.variable} sets the allocation; {ALLOCATION}: {written} in "
+                f"{self.options.config_file} has no effect."
+            )
+        told += [text[0].upper() + text[1:] + "." for text in _warnings(dashboard)]
+        return [*told, *self._doubts_of_held_rates(dashboard.satellites)]
+
+    def _doubts_of_held_rates(self, satellites: Sequence[Satellite]) -> list[str]:
+        """Where the node holds back another part than the satellite's age asks for, on which `earnings` rest."""
+        told: list[str] = []
+        now = self.clock.now()
+        for satellite in satellites:
+            if satellite.disqualified:
+                continue
+            joined_at = self._ask(f"/api/sno/satellite/{satellite.id}", SatelliteMonth).node_joined_at
+            rate, rule = self._estimate(satellite).current_month.held_rate, held_rate(joined_at, now)
+            if rate != rule:
+                told.append(
+                    f"{satellite.url} holds back {rate:f} %, but {rule:f} % is due for a node that joined on "
+                    f"{joined_at:%Y-%m-%d}: the net earnings shown are reckoned with the latter."
+                )
+        return told
+
+    # ------------------------------------------------------------ apply
 
     def apply(self, lever: str, value: float) -> AppliedChange:
-        """Write the allocation (GB) into config.yaml, restart, and read it back from the node that has restarted."""
-        check_change(self.node, self.levers()[0], lever, value, floor=FLOOR_GB)
-        file = self._config_file()
-        before = self._dashboard()
-        text = read_config(self.node, file)
-        replace_config(self.node, file, self._with_allocation(text, value))
-        try:
-            self.controller.restart(STOP_GRACE_SECONDS)
-        except AdapterError:
-            # A change that waits in the file would come into force with some later, unrelated restart.
-            replace_config(self.node, file, text)
-            raise
+        """Set the allocation (GB), restart, and read it back from the node that has restarted.
 
-        def restarted() -> _Dashboard | None:
+        config.yaml is put back where the restart fails; a container that does not start gives way to the old one.
+        A node that does not answer is changed as well: going back must help one that the change before has stopped.
+        """
+        place = self._place()
+        check_change(self.node, self._lever(place), lever, value, floor=place.floor_gb)
+        try:
+            before = self._dashboard()
+        except NodeConnectionError:
+            before = None
+        self._set(place, value)
+
+        def restarted() -> Dashboard | None:
             now = self._dashboard()
-            return now if now.started_at > before.started_at else None
+            return now if before is None or now.started_at > before.started_at else None
 
         after = wait_for(restarted, seconds=self.options.restart_seconds)
         if after is None:
+            told = "does not answer"
+            if before is not None:
+                told = f"shows no newer start than {before.started_at:%Y-%m-%d %H:%M:%S} UTC"
             raise AllocationError(
                 self.node,
-                f"{self.options.restart_seconds:g} s after the restart the console shows no newer start than "
-                f"{before.started_at:%Y-%m-%d %H:%M:%S} UTC; look at the node's log",
+                f"{self.options.restart_seconds:g} s after the restart the console {told}; look at the node's log",
             )
-        read_back = after.disk_space.allocated_bytes / _GB
+        read_back = after.disk_space.allocated_bytes / GB
         if abs(read_back - value) > 0.01:
             raise AllocationError(
                 self.node,
                 f"asked for {value:g} GB, the restarted node reports {read_back:g} GB; a STORAGE variable, a flag "
-                "or the size of the disk overrides config.yaml",
+                "or the size of the disk overrides it",
             )
-        previous = before.disk_space.allocated_bytes / _GB
+        previous = None if before is None else before.disk_space.allocated_bytes / GB
         return AppliedChange(lever=lever, previous=previous, requested=value, read_back=read_back)
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
-        self.controller.close()
+    def _set(self, place: _Place, gigabytes: float) -> None:
+        """Put the value in its place and restart. The place was found writable."""
+        if place.variable is not None:
+            self.controller.recreate({place.variable: size_text(gigabytes)}, STOP_GRACE_SECONDS)
+            return
+        file = self._config_file()
+        replace_config(self.node, file, with_allocation(place.text, gigabytes))
+        try:
+            self.controller.restart(STOP_GRACE_SECONDS)
+        except AdapterError:
+            # A change that waits in the file would come into force with some later, unrelated restart.
+            replace_config(self.node, file, place.text)
+            raise
 
-    def _dashboard(self) -> _Dashboard:
-        return parse(self.node, "/api/sno/", _Dashboard, self._http.get_json("/api/sno/"))
-
-    def _month_totals(self, satellite: _Satellite) -> list[EarningsCounter]:
-        where = "/api/sno/estimated-payout"
-        for _ in range(2):
-            asked = self.clock.now()
-            try:
-                payload = self._http.get_json(where, {"id": satellite.id})
-            except HttpStatusError as error:
-                if error.status == 500 and "disqualified" in error.detail:
-                    return []  # between the two calls: `health` tells it from the next reading on
-                raise
-            now = self.clock.now()
-            # An answer given across the turn of the month could be of either month.
-            if f"{asked:%Y-%m}" == f"{now:%Y-%m}":
-                break
-        else:
-            raise ApiError(self.node, f"{where}: the month turned while it was read; the next reading will tell")
-        payout = parse(self.node, f"{where}?id={satellite.id}", _EstimatedPayout, payload)
-        month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        before = (month - timedelta(days=1)).replace(day=1)
-        return [
-            EarningsCounter(
-                stream=f"{satellite.id}:{since:%Y-%m}",
-                observed_at=now,
-                since=since,
-                unit=self.native_unit,
-                amounts=total.amounts(self.node),
-                provenance=Provenance.NODE_ESTIMATE,
-                source="storj estimated-payout",
-            )
-            for since, total in ((before, payout.previous_month), (month, payout.current_month))
-        ]
+    def _place(self) -> _Place:
+        """Where the allocation is set, and whether it can be changed there. Touches nothing."""
+        try:
+            environment = self.controller.environment() or {}
+            variable = ruling_variable(environment)
+            if variable is None or self.options.config_file is not None:
+                text = read_config(self.node, self._config_file())
+            else:
+                text = ""
+            floor = floor_gb(text, environment)
+            ignored = dedicated(text, environment)
+            if variable is None:
+                with_allocation(text, floor)
+        except ConfigError as error:
+            return _Place(why_not=f"{self.options.config_file or 'the container'} {error}")
+        except AdapterError as error:
+            return _Place(why_not=error.message)
+        why_not = self.controller.why_cannot_restart() if variable is None else self.controller.why_cannot_recreate()
+        if why_not and variable is not None:
+            why_not = f"the container's variable {variable} sets the allocation, and {why_not}"
+        if ignored:
+            why_not = f"the node has a dedicated disk ({ignored}), which ignores the allocation"
+        return _Place(variable, text, why_not, floor)
 
     def _config_file(self) -> Path:
         if self.options.config_file is None:
             raise UnsupportedError(self.node, "options.config_file is not set: name the node's config.yaml")
         return self.options.config_file
 
-    def _why_not_writable(self) -> str:
-        try:
-            text = read_config(self.node, self._config_file())
-            self._with_allocation(text, FLOOR_GB)
-        except (AllocationError, UnsupportedError) as error:
-            return error.message
-        if re.search(r"^storage2\.monitor\.dedicated-disk\s*:\s*true\b", text, re.MULTILINE):
-            return "the node has a dedicated disk (storage2.monitor.dedicated-disk), which ignores the allocation"
-        return self.controller.why_not_writable()
+    # ------------------------------------------------------------ asking
 
-    def _with_allocation(self, text: str, gigabytes: float) -> str:
-        """config.yaml with another allocation: only that key's line changes, a remark behind it stays."""
-        amount = f"{gigabytes:.3f}".rstrip("0").rstrip(".") + "GB"
-        changed, found = _ALLOCATION_LINE.subn(
-            lambda line: f"{line['key']} {amount}{line['remark'] or ''}{line['end']}", text
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+        if self._public is not None:
+            self._public.close()
+        self.controller.close()
+
+    def _connection(self, url: str, *, attempts: int = 3) -> NodeHttp:
+        return NodeHttp(
+            self.settings.name,
+            url,
+            timeout_seconds=self.settings.timeout_seconds,
+            transport=self._transport,
+            attempts=attempts,
         )
-        if found > 1:
-            raise AllocationError(self.node, f"{self.options.config_file} holds {CONFIG_KEY} twice; remove one")
-        if found:
-            return changed
-        if re.search(r"^storage\s*:", text, re.MULTILINE):
-            raise AllocationError(
-                self.node, f"{self.options.config_file} nests its keys; write {CONFIG_KEY} on a line of its own"
-            )
-        newline = "\r\n" if "\r\n" in text else "\n"
-        gap = "" if not text or text.endswith("\n") else newline
-        return f"{text}{gap}{CONFIG_KEY}: {amount}{newline}"
+
+    def _ask(self, path: str, kind: type[T], params: Mapping[str, str | int] | None = None) -> T:
+        return parse(self.node, path, kind, self._http.get_json(path, params))
+
+    def _ask_list(self, path: str, kind: type[T]) -> list[T]:
+        """A list; Go writes null for an empty one."""
+        payload = self._http.get_json(path)
+        return parse(self.node, path, list[kind], [] if payload is None else payload)
+
+    def _dashboard(self) -> Dashboard:
+        return self._ask("/api/sno/", Dashboard)
+
+    def _estimate(self, satellite: Satellite) -> EstimatedPayout:
+        return self._ask("/api/sno/estimated-payout", EstimatedPayout, {"id": satellite.id})
+
+    def _paystubs(self, start: datetime, end: datetime) -> list[Paystub]:
+        return self._ask_list(f"/api/heldamount/paystubs/{start:%Y-%m}/{end:%Y-%m}", Paystub)
 
 
-def _next_month(first: datetime) -> datetime:
-    return (first + timedelta(days=32)).replace(day=1)
+def _is_gone(error: HttpStatusError) -> bool:
+    """Whether a satellite that the dashboard listed a moment ago has disqualified the node, or is trusted no longer."""
+    return (error.status == 500 and DISQUALIFIED in error.detail) or (error.status == 404 and UNTRUSTED in error.detail)
 
 
-def _satellite_risks(satellites: Sequence[_Satellite]) -> list[str]:
+def _sent(day: BandwidthDay | None) -> float | None:
+    return None if day is None else float(day.egress.usage + day.egress.repair + day.egress.audit)
+
+
+def _received(day: BandwidthDay | None) -> float | None:
+    return None if day is None else float(day.ingress.usage + day.ingress.repair)
+
+
+def _warnings(dashboard: Dashboard) -> list[str]:
+    """What lowers the income but not the reputation: to leave the node's allocation alone would mend neither."""
+    told: list[str] = []
+    if not dashboard.up_to_date:
+        told.append(f"version {dashboard.version} is too old for the satellites, which send it no new data; update it")
+    if dashboard.quic_status == "Misconfigured":
+        told.append("QUIC is misconfigured: the node's port is not reachable by UDP, which costs some downloads")
+    return told
+
+
+def _satellite_risks(satellites: Sequence[Satellite]) -> list[str]:
     risks = [f"disqualified on {s.url} since {s.disqualified:%Y-%m-%d}" for s in satellites if s.disqualified]
     return risks + [f"suspended on {s.url} since {s.suspended:%Y-%m-%d}" for s in satellites if s.suspended]
 
 
-def _score_risks(audits: Sequence[_Audits]) -> list[str]:
+def _score_risks(audits: Sequence[Audits]) -> list[str]:
     return [
         f"{name} score {value:.4f} on {audit.satellite_name} (below {lowest})"
         for audit in audits

@@ -1,13 +1,15 @@
 """Scripted answers, settings and a controller for the adapters' tests."""
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 
-from orcha_pipeline.controllers.base import Limits
+from orcha_pipeline.controllers.base import LimitName, Limits, ProcessUsage
 from orcha_pipeline.errors import AllocationError
 from orcha_pipeline.settings import NodeSettings
 
@@ -54,28 +56,60 @@ def settings(protocol: str, **changes: Any) -> NodeSettings:
 
 
 class FakeController:
-    """Remembers what it was told; `on_restart` plays the node's part."""
+    """Remembers what it was told; `on_restart` plays the node's part, `takes` what the host makes of limits."""
 
-    def __init__(self, on_restart: Callable[[], None] = lambda: None, why_not: str = "") -> None:
+    def __init__(
+        self,
+        on_restart: Callable[[], None] = lambda: None,
+        why_not: str = "",
+        *,
+        environment: dict[str, str] | None = None,
+        why_not_recreate: str = "this controller recreates nothing",
+    ) -> None:
         self.on_restart = on_restart
         self.why_not = why_not
-        self.cpu: float | None = None
-        self.takes: Callable[[float], float | None] = lambda threads: threads
+        self.why_not_recreate = why_not_recreate
+        self.in_force = Limits()
+        self.takes: Callable[[Limits], Limits] = lambda wanted: wanted
+        self.variables = environment
         self.restarts: list[int] = []
+        self.recreations: list[dict[str, str]] = []
         self.closed = False
 
-    def why_not_writable(self) -> str:
+    def describe(self) -> str:
+        return "a fake"
+
+    def why_cannot_limit(self, limit: LimitName) -> str:
         return self.why_not
 
-    def limits(self) -> Limits:
-        return Limits(cpu_threads=self.cpu)
+    def why_cannot_restart(self) -> str:
+        return self.why_not
 
-    def set_cpu(self, threads: float) -> Limits:
-        self.cpu = self.takes(threads)
-        return self.limits()
+    def why_cannot_recreate(self) -> str:
+        return self.why_not_recreate
+
+    def limits(self) -> Limits:
+        return self.in_force
+
+    def set_limits(self, wanted: Limits) -> Limits:
+        taken = self.takes(wanted)
+        asked = {f.name: getattr(taken, f.name) for f in fields(taken) if getattr(taken, f.name) is not None}
+        self.in_force = replace(self.in_force, **{k: None if v == math.inf else v for k, v in asked.items()})
+        return self.in_force
+
+    def usage(self) -> ProcessUsage:
+        return ProcessUsage(source="fake")
 
     def restart(self, grace_seconds: int) -> None:
         self.restarts.append(grace_seconds)
+        self.on_restart()
+
+    def environment(self) -> dict[str, str] | None:
+        return self.variables
+
+    def recreate(self, environment: Mapping[str, str], grace_seconds: int) -> None:
+        self.recreations.append(dict(environment))
+        self.variables = {**(self.variables or {}), **environment}
         self.on_restart()
 
     def close(self) -> None:

@@ -81,6 +81,16 @@ def outcomes(protocol: str, routes: dict[str, Any]) -> dict[str, Any]:
         "usage": lambda: list(node.resource_usage()),
         "allocation": node.allocation,
     }
+    if protocol == "storj":
+        parts |= {"balances": lambda: list(node.balances()), "advice": lambda: list(node.advice())}
+    if protocol == "golem":
+        parts |= {"balances": lambda: list(node.balances()), "advice": lambda: list(node.advice())}
+        parts["allocations"] = lambda: list(node.allocations())
+    if protocol == "streamr":
+        parts |= {"balances": lambda: list(node.balances()), "advice": lambda: list(node.advice())}
+        parts["allocations"] = lambda: list(node.allocations())
+    if protocol == "grass":
+        parts |= {"balances": lambda: list(node.balances()), "advice": lambda: list(node.advice())}
     found: dict[str, Any] = {}
     for name, read in parts.items():
         try:
@@ -99,6 +109,8 @@ def check_types(found: dict[str, Any]) -> None:
             assert isinstance(outcome, HealthReading)
         elif name == "usage":
             assert all(isinstance(u, UsageReading) for u in outcome)
+        elif name == "balances":
+            assert all(b.amount is None or (b.amount.is_finite() and b.amount >= 0) for b in outcome)
         elif name in ("earnings", "history"):
             for item in outcome:
                 assert isinstance(item, EarningsCounter | EarningsBucket)
@@ -144,22 +156,31 @@ def test_a_broken_body_gives_a_typed_error(protocol, data):
 
 
 EARNING_FIELDS = [
-    ("storj", "/api/sno/estimated-payout", ("currentMonth", "payout")),
-    ("storj", "/api/sno/estimated-payout", ("currentMonth", "heldRate")),
-    ("storj", "/api/sno/estimated-payout", ("previousMonth", "diskSpacePayout")),
     ("storj", "/api/sno/", ("satellites",)),
+    ("storj", f"/api/sno/satellite/{answers.US}", ("storageDaily",)),
+    ("storj", f"/api/sno/satellite/{answers.US}", ("storageDaily", 1, "atRestTotal")),
+    ("storj", f"/api/sno/satellite/{answers.US}", ("bandwidthDaily", 0, "egress", "usage")),
+    ("storj", f"/api/sno/satellite/{answers.EU}", ("bandwidthDaily", 1, "intervalStart")),
+    ("storj", f"/api/sno/satellite/{answers.EU}", ("priceModel", "DiskSpace")),
+    ("storj", f"/api/sno/satellite/{answers.EU}", ("nodeJoinedAt",)),
     ("golem", "/payment-api/v1/debitNotes", (1, "totalAmountDue")),
     ("golem", "/payment-api/v1/debitNotes", (1, "status")),
     ("golem", "/payment-api/v1/debitNotes", (1, "timestamp")),
     ("golem", "/me", ("identity",)),
+    ("golem", "/payment-api/v1/debitNotes", (1, "paymentPlatform")),
+    ("golem", "/payment-api/v1/invoices", (0, "amount")),
+    ("golem", "/payment-api/v1/invoices", (0, "status")),
     ("streamr", "/graph", ("data", "operator", "cumulativeProfitsWei")),
     ("streamr", "/graph", ("data", "operator", "stakes")),
     ("streamr", "/graph", ("data", "operator", "stakes", 0, "earningsWei")),
     ("streamr", "/graph", ("data", "operator", "stakes", 0, "sponsorship", "isRunning")),
+    ("streamr", "/graph", ("data", "operator", "stakes", 0, "sponsorship", "projectedInsolvency")),
+    ("streamr", "/graph", ("data", "operator", "stakes", 0, "updateTimestamp")),
+    ("streamr", "/graph", ("data", "operator", "operatorsCutFraction")),
     ("grass", "/activeDevices", ("result", "data")),
     ("grass", "/activeDevices", ("result", "data", 0, "aggUptime")),
     ("grass", "/activeDevices", ("result", "data", 0, "multiplier")),
-    ("grass", "/epochEarnings", ("result", "data", "data", 0, "totalPoints")),
+    ("grass", "/activeDevices", ("result", "data", 1, "ipScore")),
 ]
 
 

@@ -1,15 +1,27 @@
+import re
 import threading
 from datetime import timedelta
+from decimal import Decimal
 
+import httpx
 import pytest
 
 from orcha_pipeline.clock import FixedClock
 from orcha_pipeline.errors import AuthenticationError, NodeConnectionError, ParseError, UnsupportedError
-from orcha_pipeline.model import AllocationReading, HealthReading, HealthState, Provenance, UsageReading, Window
+from orcha_pipeline.model import (
+    AllocationReading,
+    Amounts,
+    EarningsBucket,
+    HealthReading,
+    HealthState,
+    Provenance,
+    UsageReading,
+    Window,
+)
 from orcha_pipeline.protocols.base import Adapter
-from orcha_pipeline.protocols.http import remaining_seconds
+from orcha_pipeline.protocols.http import NodeHttp, remaining_seconds
 from orcha_pipeline.protocols.reading import read_node, read_nodes
-from orcha_pipeline_tests.protocols.fakes import NOW, FakeController, settings
+from orcha_pipeline_tests.protocols.fakes import NOW, FakeController, Script, settings
 
 WINDOW = Window(NOW - timedelta(hours=1), NOW)
 USAGE = UsageReading(metric="disk_used_bytes", value=1.0, provenance=Provenance.MEASURED, source="test")
@@ -71,7 +83,7 @@ def read(**parts):
 
 def test_a_reading_holds_every_part_and_the_moment_it_is_stamped_with():
     reading = read()
-    assert (reading.node, reading.protocol, reading.observed_at) == ("node-1", "scripted", NOW)
+    assert (reading.node, reading.protocol, reading.observed_at) == ("node-1", "storj", NOW)
     assert reading.usage == (USAGE,)
     assert reading.allocation == ALLOCATION
     assert reading.health.state is HealthState.HEALTHY
@@ -113,6 +125,12 @@ def test_a_node_whose_health_cannot_be_read_says_why(error, state, kind):
     reading = read(health=error)
     assert (reading.health.state, reading.health.error_kind) == (state, kind)
     assert reading.usage == (USAGE,)
+
+
+def test_an_unforeseen_error_is_told_by_its_kind_and_line_without_its_text():
+    reason = read(health=ZeroDivisionError("sekret-0123456789")).health.reason
+    assert re.search(r"the adapter failed: ZeroDivisionError in \w+\.py, line \d+", reason)
+    assert "sekret" not in reason
 
 
 def test_a_part_the_protocol_does_not_have_is_no_failure():
@@ -158,3 +176,93 @@ def test_a_node_that_hangs_is_given_up_and_its_place_goes_to_the_next(monkeypatc
 
 def test_no_nodes_are_no_readings():
     assert read_nodes([], {}, NOW) == []
+
+
+# --- one sick node among others
+
+
+def well(name="well"):
+    return Scripted(name=name, earnings=[EARNED])
+
+
+EARNED = EarningsBucket(
+    stream="x",
+    observed_at=NOW,
+    window=WINDOW,
+    unit="USD",
+    amounts=Amounts(net=Decimal(1)),
+    provenance=Provenance.MEASURED,
+    source="test",
+)
+
+
+def read_all(nodes, **changes):
+    return read_nodes(nodes, dict.fromkeys((n.node for n in nodes), WINDOW), NOW, **changes)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NodeConnectionError("sick", "refused"),
+        ParseError("sick", "$.a: is missing"),
+        AuthenticationError("sick", "expired"),
+        RecursionError(),
+        MemoryError(),
+    ],
+)
+def test_a_sick_node_changes_nothing_of_the_others(error):
+    parts = dict.fromkeys(("health", "levers", "allocation", "usage", "earnings"), error)
+    alone = read_all([well()])
+    together = read_all([Scripted(name="sick-1", **parts), well(), Scripted(name="sick-2", **parts)], workers=1)
+    assert together[1] == alone[0]
+    for sick in (together[0], together[2]):
+        assert (sick.earnings, sick.usage, sick.allocation, sick.levers) == ((), (), None, ())
+        assert sick.health.state in (HealthState.UNREACHABLE, HealthState.ERROR)
+
+
+@pytest.mark.parametrize("part", ["health", "levers", "allocation", "usage", "earnings"])
+def test_a_node_that_hangs_in_any_part_is_not_waited_for(part, monkeypatch):
+    """The node hangs until all others have been read: were they to wait for it, this would not end."""
+    monkeypatch.setattr("orcha_pipeline.protocols.reading.GRACE_SECONDS", 0.0)
+    others = [Scripted(name=f"well-{i}") for i in range(5)]
+    read_of = []
+    release = threading.Event()
+
+    def last(index):
+        read_of.append(index)
+        if len(read_of) == len(others):
+            release.set()
+        return [EARNED]
+
+    for index, node in enumerate(others):
+        node.parts["earnings"] = lambda index=index: last(index)
+    hanging = Scripted(name="hanging", timeout_seconds=60.0, **{part: lambda: release.wait() and []})
+    readings = read_all([hanging, *others], workers=2)
+    assert [r.earnings for r in readings[1:]] == [(EARNED,)] * 5
+
+
+def test_a_dead_node_costs_its_reading_three_attempts_and_the_next_reading_one():
+    """Through the HTTP layer: a node that was given up is asked again by the next reading, whatever its clock says."""
+    ends = ["refused"]
+
+    def answer(request):
+        if ends[0] == "refused":
+            raise httpx.ConnectError("refused", request=request)
+        return {"ok": True}
+
+    script = Script(dict.fromkeys(("/a", "/allocation", "/levers", "/usage", "/earnings"), answer))
+    node = NodeHttp("node-1", "http://127.0.0.1:9", timeout_seconds=5.0, transport=script)
+    parts = {name: (lambda name=name: node.get_json(f"/{name}") and []) for name in ("levers", "usage", "earnings")}
+    adapter = Scripted(
+        health=lambda: node.get_json("/a") and HealthReading(state=HealthState.HEALTHY),
+        allocation=lambda: node.get_json("/allocation") and ALLOCATION,
+        **parts,
+    )
+    asked = []
+    for state in ("refused", "refused", "up", "up"):
+        ends[0] = state
+        before = len(script.requests)
+        reading = read_node(adapter, WINDOW, NOW)
+        asked.append(len(script.requests) - before)
+        assert reading.health.state is (HealthState.HEALTHY if state == "up" else HealthState.UNREACHABLE)
+    assert asked == [3, 1, 5, 5]

@@ -1,0 +1,1 @@
+"""Beacon relay nodes for Orcha."""

@@ -1,5 +1,6 @@
 """The `orcha` command."""
 
+import logging
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -7,9 +8,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.status import Status
 from rich.text import Text
 
 from orcha_pipeline.errors import OrchaError
+from orcha_pipeline.testnet.worlds import WorldKind
 
 app = typer.Typer(
     name="orcha",
@@ -19,9 +22,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # it would print local values, and one of them may be a token
 )
 prices_app = typer.Typer(help="Token prices.", no_args_is_help=True)
+nodes_app = typer.Typer(help="The configured nodes: list them (the default), check them, read one.")
 testnet_app = typer.Typer(help="The emulated nodes.", no_args_is_help=True)
+app.add_typer(nodes_app, name="nodes")
 app.add_typer(prices_app, name="prices")
 app.add_typer(testnet_app, name="testnet")
+world_app = typer.Typer(help="Worlds for the testnet and for backtests.", no_args_is_help=True)
+testnet_app.add_typer(world_app, name="world")
 
 Config = Annotated[Path | None, typer.Option("--config", help="orcha.toml to use.", envvar="ORCHA_CONFIG")]
 console = Console()
@@ -62,6 +69,87 @@ def decision(*, config: Config = None) -> None:
     print_latest(console, installation.warehouse, installation)
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/nodes.md describes it.")]
+
+
+@nodes_app.callback(invoke_without_command=True)
+def nodes(context: typer.Context, *, config: Config = None, as_json: AsJson = False) -> None:
+    """List every node: state, earnings, share, and what Orcha can and cannot change."""
+    # What a library has to tell meanwhile (a retry, a plug-in's traceback) is not for the terminal.
+    logging.getLogger().addHandler(logging.NullHandler())
+    if context.invoked_subcommand is None:
+        list_nodes(config=config, as_json=as_json)
+        return
+    given = (context.get_parameter_source(name) for name in ("config", "as_json"))
+    if any(source is not None and source.name == "COMMANDLINE" for source in given):
+        raise typer.BadParameter(f"give --config and --json behind `{context.invoked_subcommand}`")
+
+
+@nodes_app.command("list")
+def list_nodes(*, config: Config = None, as_json: AsJson = False) -> None:
+    """List every node: state, earnings, share, and what Orcha can and cannot change."""
+    from orcha_pipeline.nodes_json import as_text, survey_json
+    from orcha_pipeline.nodes_read import open_for_viewing, survey
+    from orcha_pipeline.nodes_view import survey_table
+
+    installation = open_for_viewing(config)
+    with _progress(f"Reading {len(installation.settings.nodes)} nodes"):
+        found = survey(installation)
+    if as_json:
+        typer.echo(as_text(survey_json(found)))
+    else:
+        console.print(survey_table(found, width=console.width))
+
+
+@nodes_app.command("check")
+def check_nodes(
+    name: Annotated[str | None, typer.Argument(help="Which node; all of them without it.")] = None,
+    *,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Test connection, credentials and levers without changing anything; say what is missing and how to grant it."""
+    from orcha_pipeline.nodes_check import check_nodes as check
+    from orcha_pipeline.nodes_json import as_text, check_json
+    from orcha_pipeline.nodes_read import open_for_viewing
+    from orcha_pipeline.nodes_view import check_table
+
+    installation = open_for_viewing(config)
+    with _progress(f"Checking {name or f'{len(installation.settings.nodes)} nodes'}"):
+        checks = check(installation, name)
+    if as_json:
+        typer.echo(as_text(check_json(checks)))
+    else:
+        console.print(check_table(checks))
+    if any(one.broken for one in checks):
+        raise typer.Exit(1)
+
+
+@nodes_app.command("read")
+def read_node(
+    name: Annotated[str, typer.Argument(help="Which node.")], *, config: Config = None, as_json: AsJson = False
+) -> None:
+    """Print one full reading of a node, with units and provenance."""
+    from orcha_pipeline.nodes_json import as_text, reading_json
+    from orcha_pipeline.nodes_read import open_for_viewing, read_one
+    from orcha_pipeline.nodes_view import reading_table
+
+    installation = open_for_viewing(config)
+    with _progress(f"Reading {name}"):
+        found = read_one(installation, name)
+    if as_json:
+        typer.echo(as_text(reading_json(found)))
+    else:
+        console.print(reading_table(found))
+    if found.faults:
+        raise typer.Exit(1)
+
+
+def _progress(text: str) -> Status:
+    """A spinner beside the output, which may be read by a program."""
+    return Console(stderr=True).status(text)
+
+
 @prices_app.command("import")
 def import_prices(
     file: Annotated[Path, typer.Argument(help="CSV (also .gz) or Parquet with the columns unique_id, ds, y.")],
@@ -92,9 +180,13 @@ def serve_testnet(
     ),
     port: Annotated[int, typer.Option(help="Port on loopback.")] = 8414,
     seed: Annotated[int, typer.Option(help="Which world.")] = 1,
+    hosts: Annotated[int, typer.Option(min=1, max=1000, help="How many hosts, each with four nodes.")] = 1,
     world: Annotated[Path | None, typer.Option(help="A world folder to play instead of the seeded one.")] = None,
     prices: Annotated[Path | None, typer.Option(help="Hourly token prices to play (unique_id, ds, y).")] = None,
     start: Annotated[datetime | None, typer.Option(help="Where its clock starts (UTC) in a new state folder.")] = None,
+    speed: Annotated[
+        float | None, typer.Option(help="Let its time run this many times faster than the wall clock's.")
+    ] = None,
 ) -> None:
     """Run the emulated nodes alone, on loopback."""
     from datetime import UTC
@@ -102,8 +194,38 @@ def serve_testnet(
     from orcha_pipeline.testnet.server import serve
 
     begin = None if start is None else start.replace(tzinfo=UTC)
-    console.print(f"The testnet answers at http://127.0.0.1:{port}. Everything it serves is simulated.")
-    serve(state=state, port=port, seed=seed, world=world, prices=prices, start=begin, restart_seconds=None)
+    several = "" if hosts == 1 else f" of {hosts} hosts"
+    told = f"The testnet{several} answers at http://127.0.0.1:{port}. Everything it serves is simulated."
+    serve(
+        state=state,
+        port=port,
+        seed=seed,
+        hosts=hosts,
+        world=world,
+        prices=prices,
+        start=begin,
+        speed=speed,
+        ready=lambda: console.print(told),
+    )
+
+
+@world_app.command("new")
+def new_world(
+    *,
+    kind: Annotated[WorldKind, typer.Option(help="What it is like.")],
+    out: Annotated[Path, typer.Option(help="A folder to write, which must not be there yet.")],
+    seed: Annotated[int, typer.Option(help="Which of its kind: the same seed gives the same files.")] = 1,
+    days: Annotated[int, typer.Option(help="How many days, the first third of them history to learn from.")] = 30,
+    prices: Annotated[
+        Path | None, typer.Option(help="For replay: hourly token prices (unique_id, ds, y) instead of seeded ones.")
+    ] = None,
+) -> None:
+    """Write a world: true yields to serve, or to test a planner in."""
+    from orcha_pipeline.testnet.world_kinds import write_world
+
+    with console.status(f"Writing {out}"):
+        write_world(out, kind=kind, seed=seed, days=days, prices=prices)
+    console.print(f"Wrote {out}: {days} days of the kind {kind}, seed {seed}.")
 
 
 def main() -> None:

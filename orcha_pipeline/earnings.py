@@ -7,7 +7,7 @@ unknown and the amount earned across the gap is kept as one bucket of the gap's 
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Context, Decimal, localcontext
@@ -15,6 +15,7 @@ from itertools import pairwise
 
 from orcha_pipeline.model import (
     HOUR,
+    STAND_IN,
     Amounts,
     EarningsBucket,
     EarningsCounter,
@@ -120,17 +121,97 @@ def _share_of(piece: _Piece, window: Window) -> _Piece | None:
 
 def _counter_pieces(counters: Sequence[EarningsCounter], observed: Sequence[datetime]) -> list[_Piece]:
     """Differences of one stream's readings. `observed`: every moment its node was read, ascending."""
-    points: list[tuple[datetime, Amounts]] = [(c.observed_at, c.amounts) for c in counters]
+    points = [(c.observed_at, c.amounts, c.provenance) for c in counters]
     first = counters[0]
     before = bisect_left(observed, first.observed_at)
     # A stream that began after the node was last read started from zero under our eyes.
     if first.since is not None and before > 0 and observed[before - 1] <= first.since < first.observed_at:
-        points.insert(0, (first.since, _ZERO))
+        points.insert(0, (first.since, _ZERO, first.provenance))
     return [
-        _Piece(Window(start, end), _difference(later, earlier), counters[-1].provenance)
-        for (start, earlier), (end, later) in pairwise(points)
+        _Piece(Window(start, end), _difference(later, earlier), _worst((known, told)))
+        for (start, earlier, known), (end, later, told) in pairwise(points)
         if end > start
     ]
+
+
+def _growth(amounts: Amounts) -> bool:
+    """Every known amount is positive or nothing, and one at least is known."""
+    known = [amount for kind in _KINDS if (amount := getattr(amounts, kind)) is not None]
+    return bool(known) and min(known) >= 0
+
+
+def _standing_in(
+    pieces: Sequence[_Piece], readings: Sequence[EarningsCounter], substitutes: Sequence[_Piece]
+) -> list[_Piece]:
+    """`pieces` of a stream with its gaps filled by those of its stand-in. `readings`: all of the stream, in order.
+
+    Inside a gap the sum stays the stream's own: what the stand-in did not see is spread over the time it did not
+    see, as our estimate, and where it saw more than there was it is scaled down. Before the stream's first reading
+    and after its last, the stand-in's growth is all that is known.
+    """
+    # A stand-in that fell back to nothing, or that was itself not read for long, tells nothing of the time between.
+    usable = [p for p in substitutes if p.window.end - p.window.start <= MAX_GAP and _growth(p.amounts)]
+    filled: list[_Piece] = []
+    for piece in pieces:
+        inside = [p for p in usable if piece.window.start <= p.window.start and p.window.end <= piece.window.end]
+        is_gap = piece.window.end - piece.window.start > MAX_GAP
+        filled += _filled(piece, inside) if is_gap and inside and _growth(piece.amounts) else [piece]
+    if readings:
+        first, last = readings[0].observed_at, readings[-1].observed_at
+        usable = [p for p in usable if p.window.end <= first or p.window.start >= last]
+    return sorted([*filled, *usable], key=lambda p: p.window.start)
+
+
+def _filled(gap: _Piece, inside: Sequence[_Piece]) -> list[_Piece]:
+    """`gap` cut into the pieces of its stand-in and the holes between them, which add up to `gap`."""
+    holes: list[Window] = []
+    end = gap.window.start
+    for piece in inside:
+        if piece.window.start > end:
+            holes.append(Window(end, piece.window.start))
+        end = piece.window.end
+    if gap.window.end > end:
+        holes.append(Window(end, gap.window.end))
+    if not holes:
+        return [gap]
+    seen = _combine([piece.amounts for piece in inside])
+    unseen = sum((hole.end - hole.start for hole in holes), timedelta(0))
+
+    def cut(part: Amounts | None, length: timedelta) -> Amounts:
+        """What belongs to a piece of the stand-in that saw `part`, or to a hole of this length."""
+
+        def amount(kind: str) -> Decimal | None:
+            whole: Decimal | None = getattr(gap.amounts, kind)
+            told: Decimal | None = getattr(seen, kind)
+            if whole is None or told is None:
+                return None
+            if part is not None:
+                own: Decimal = getattr(part, kind)
+                return own * whole / told if told > whole else own
+            return max(whole - told, Decimal(0)) * _fraction(length, unseen)
+
+        return Amounts(**{kind: amount(kind) for kind in _KINDS})
+
+    return [
+        *(_Piece(p.window, cut(p.amounts, timedelta(0)), _worst((p.provenance, gap.provenance))) for p in inside),
+        *(_Piece(hole, cut(None, hole.end - hole.start), Provenance.OUR_ESTIMATE) for hole in holes),
+    ]
+
+
+def _gone_at(last: datetime, observed: Sequence[datetime]) -> datetime | None:
+    """The first reading without a stream that was last told at `last`; None while it may come back.
+
+    One reading without it is unknown, not zero. Readings that go on without it for longer than `MAX_GAP` say that it
+    is gone: a satellite that disqualified the node, a source that is no longer used.
+    """
+    later = bisect_right(observed, last)
+    return observed[later] if later < len(observed) and observed[-1] - last > MAX_GAP else None
+
+
+def _came_at(first: datetime, observed: Sequence[datetime]) -> datetime | None:
+    """The last reading before a stream first told at `first`, if it was missing for longer than `MAX_GAP`."""
+    earlier = bisect_left(observed, first)
+    return observed[earlier - 1] if earlier > 0 and first - observed[0] > MAX_GAP else None
 
 
 def _ended_at(counters: Sequence[EarningsCounter], others: Sequence[EarningsCounter]) -> datetime | None:
@@ -170,14 +251,32 @@ def _earned(
         (counters if isinstance(item, EarningsCounter) else buckets)[item.stream].append(item)  # type: ignore[arg-type]
     observed = sorted({o.observed_at for o in observations})
     pieces: dict[str, list[_Piece]] = {}
+    begins: dict[str, datetime | None] = {}
     ends: dict[str, datetime | None] = {}
+    substitutes = {
+        name.removesuffix(STAND_IN): counters.pop(name) for name in list(counters) if name.endswith(STAND_IN)
+    }
     for stream, readings in counters.items():
         pieces[stream] = _counter_pieces(readings, observed)
         others = [c for name, group in counters.items() if name != stream for c in group]
-        ends[stream] = _ended_at(readings, others)
+        begins[stream], ends[stream] = readings[0].since, _ended_at(readings, others)
+        if stream not in substitutes:
+            came, gone = _came_at(readings[0].observed_at, observed), _gone_at(readings[-1].observed_at, observed)
+            begins[stream] = max(filter(None, (begins[stream], came)), default=None)
+            ends[stream] = min(filter(None, (ends[stream], gone)), default=None)
+    for stream, readings in substitutes.items():
+        alone = stream not in counters
+        pieces[stream] = _standing_in(
+            pieces.get(stream, ()), counters.get(stream, ()), _counter_pieces(readings, observed)
+        )
+        if alone:
+            counters[stream], begins[stream], ends[stream] = readings, readings[0].since, None
     for stream, reported in buckets.items():
         pieces[stream] = _without_overlap([_Piece(b.window, b.amounts, b.provenance) for b in reported])
-        ends[stream] = None
+        # A bucket begins where the node was last read before: what a stream that joins earned is all in it.
+        first = min(b.window.start for b in reported)
+        begins[stream] = first if _came_at(first, observed) else None
+        ends[stream] = _gone_at(max(b.window.end for b in reported), observed)
     unit = observations[0].unit
 
     def row(span: Window, amounts: Amounts, provenance: Provenance) -> EarnedBucket:
@@ -199,7 +298,7 @@ def _earned(
     hour = hour_of(window.start)
     while hour + HOUR <= window.end:
         span = Window(hour, hour + HOUR)
-        found_hour = _hour(span, pieces, fine, counters, ends)
+        found_hour = _hour(span, pieces=pieces, fine=fine, counted=counters.keys(), begins=begins, ends=ends)
         rows.append(row(span, *found_hour) if found_hour else row(span, Amounts(), Provenance.UNKNOWN))
         hour += HOUR
     return sorted(rows, key=lambda r: (r.window.start, r.window.end))
@@ -221,15 +320,17 @@ def _without_overlap(pieces: list[_Piece]) -> list[_Piece]:
 
 def _hour(
     span: Window,
+    *,
     pieces: dict[str, list[_Piece]],
     fine: dict[str, list[_Piece]],
-    counters: dict[str, list[EarningsCounter]],
+    counted: Collection[str],
+    begins: dict[str, datetime | None],
     ends: dict[str, datetime | None],
 ) -> tuple[Amounts, Provenance] | None:
     """One full hour over all streams of a node; None as soon as one that still runs is not covered."""
     parts: list[_Piece] = []
     for stream, short in fine.items():
-        if not short and stream not in counters:
+        if not short and stream not in counted:
             # Only longer buckets (a paystub, a settled epoch): they tell nothing of the hours outside of them.
             if any(_share_of(piece, span) for piece in pieces[stream]):
                 return None
@@ -238,8 +339,7 @@ def _hour(
         near = short[max(0, bisect_right(starts, span.start) - 1) : bisect_right(starts, span.end)]
         inside = [part for part in (_share_of(p, span) for p in near) if part is not None]
         covered = sum(((p.window.end - p.window.start) for p in inside), timedelta(0))
-        began = counters[stream][0].since if stream in counters else None
-        ended = ends[stream]
+        began, ended = begins[stream], ends[stream]
         must_from = span.start if began is None else max(span.start, began)
         must_to = span.end if ended is None else min(span.end, ended)
         if must_to - must_from - covered > EDGE_TOLERANCE:

@@ -1,5 +1,8 @@
 """Every error Orcha raises on purpose. The text is for a person: what was wrong, where, what to do."""
 
+import traceback
+from pathlib import Path
+
 
 class OrchaError(Exception):
     """The family's root: the command line prints its text alone, without a traceback."""
@@ -48,6 +51,12 @@ class AuthenticationError(AdapterError):
     kind = "authentication"
 
 
+class UnusableError(AdapterError):
+    """The node's own settings cannot be used: a bad option, a variable that is not set."""
+
+    kind = "settings"
+
+
 class ApiError(AdapterError):
     """The node answers with an error of its own (HTTP 4xx/5xx, GraphQL errors, too many requests)."""
 
@@ -70,3 +79,10 @@ class UnsupportedError(AdapterError):
     """The node has no such lever or reading, or this installation may not use it."""
 
     kind = "unsupported"
+
+
+def where(error: BaseException) -> str:
+    """The kind of an unforeseen error and the line it came from. Its text is left out: it may repeat a secret."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"

@@ -8,26 +8,23 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from orcha_pipeline.clock import Clock
 from orcha_pipeline.errors import AdapterError
 from orcha_pipeline.host_metrics import read_host_metrics
 from orcha_pipeline.installation import Installation, SteppedClock
 from orcha_pipeline.model import HOUR, HealthState, NodeReading, PriceReading, Window, hour_of, slot_of
-from orcha_pipeline.prices import PriceClient
+from orcha_pipeline.prices import JUDGED_FOR, PriceClient
 from orcha_pipeline.protocols.base import Adapter
-from orcha_pipeline.protocols.reading import read_nodes
-from orcha_pipeline.protocols.registry import make_adapter
+from orcha_pipeline.protocols.reading import read_histories, read_nodes
+from orcha_pipeline.protocols.registry import make_adapter_anyhow
 from orcha_pipeline.warehouse import facts
 from orcha_pipeline.warehouse.connection import Warehouse
+from orcha_pipeline.warehouse.price_rows import recent_prices
 
 FIRST_WINDOW = HOUR
-LONGEST_WINDOW = timedelta(hours=24)
-"""A node that was away longer is asked for its last day only: its counters tell the rest."""
 HOURS_A_WRITE = 24
-PRICE_JUDGED_FOR = timedelta(hours=2)
-"""A new price is held against one no older than this: a real move must not be refused for ever."""
 
 
 @dataclass(slots=True)
@@ -53,9 +50,12 @@ class IngestReport:
 
 @contextmanager
 def open_adapters(installation: Installation, protocols: Sequence[str] | None = None) -> Generator[dict[str, Adapter]]:
-    """Node -> adapter for the configured nodes (of `protocols`, if given); connections are closed at the end."""
+    """Node -> adapter for the configured nodes (of `protocols`, if given); connections are closed at the end.
+
+    A node whose settings cannot be used has an adapter that says so: it must not keep the others from being read.
+    """
     adapters = {
-        node.name: make_adapter(node, installation.clock)
+        node.name: make_adapter_anyhow(node, installation.clock)
         for node in installation.settings.nodes
         if protocols is None or node.protocol in protocols
     }
@@ -66,8 +66,11 @@ def open_adapters(installation: Installation, protocols: Sequence[str] | None = 
             adapter.close()
 
 
-def _windows(nodes: Sequence[str], last: Mapping[str, datetime], now: datetime) -> dict[str, Window]:
-    starts = {node: max(last.get(node, now - FIRST_WINDOW), now - LONGEST_WINDOW) for node in nodes}
+def _windows(adapters: Mapping[str, Adapter], last: Mapping[str, datetime], now: datetime) -> dict[str, Window]:
+    starts = {
+        node: max(last.get(node, now - FIRST_WINDOW), now - adapter.longest_window)
+        for node, adapter in adapters.items()
+    }
     return {node: Window(min(start, now), now) for node, start in starts.items()}
 
 
@@ -99,14 +102,14 @@ def ingest_now(
     adapters: Mapping[str, Adapter],
     prices: PriceClient,
 ) -> IngestReport:
-    """Read every node, the prices and, where it is the only host, this machine once, as of now."""
+    """Read every node, where its money stands, the prices and, where it is the only host, this machine, as of now."""
     now = installation.clock.now()
     with warehouse.write() as connection:
         facts.record_nodes(connection, [n.to_model() for n in installation.settings.nodes], now)
         last = facts.last_observed(connection, slot_of(now))
-        known = facts.last_prices(connection, since=now - PRICE_JUDGED_FOR)
+        known = recent_prices(connection, since=now - JUDGED_FOR, until=now)
     report = IngestReport()
-    readings = read_nodes(list(adapters.values()), _windows(list(adapters), last, now), now)
+    readings = read_nodes(list(adapters.values()), _windows(adapters, last, now), now, balances=True)
     _write(warehouse, installation, readings, prices.read(known), report)
     # The machine this runs on is real even where its nodes are the testnet's. Of several hosts nobody says which it is.
     hosts = {node.host for node in installation.settings.nodes}
@@ -136,20 +139,18 @@ def ingest_time_lapse(
     with warehouse.write() as connection:
         facts.record_nodes(connection, [n.to_model() for n in installation.settings.nodes], window.start)
         last = facts.last_observed(connection, slot_of(clock.now()))
-        known = facts.last_prices(connection, since=clock.now() - PRICE_JUDGED_FOR)
-    known_at = dict.fromkeys(known, clock.now())
+        known = recent_prices(connection, since=clock.now() - JUDGED_FOR, until=clock.now())
     hour = max(hour_of(window.start), hour_of(clock.now()))
     kept_readings: list[NodeReading] = []
     kept_prices: list[PriceReading] = []
     while hour < window.end and hour <= wall_clock.now():
         clock.advance_to(max(hour, clock.now()))
         now = clock.now()
-        readings = read_nodes(list(adapters.values()), _windows(list(adapters), last, now), now)
+        readings = read_nodes(list(adapters.values()), _windows(adapters, last, now), now)
         last.update({r.node: r.observed_at for r in readings if r.earnings})
-        found = prices.read({token: usd for token, usd in known.items() if now - known_at[token] <= PRICE_JUDGED_FOR})
-        for price in found:
-            if price.usd is not None:
-                known[price.token], known_at[price.token] = price.usd, now
+        known = [price for price in known if now - price.observed_at <= JUDGED_FOR]
+        found = prices.read(known)
+        known += found
         kept_readings += readings
         kept_prices += found
         if len(kept_readings) >= HOURS_A_WRITE * len(adapters):
@@ -175,11 +176,9 @@ def ingest_history(
     protocols = installation.node_protocols()
     with warehouse.write() as connection:
         facts.record_nodes(connection, [n.to_model() for n in installation.settings.nodes], window.start)
-    for node, adapter in adapters.items():
-        try:
-            found = adapter.earnings_history(window)
-        except AdapterError as error:
-            report.failures[node] = error.message
+    for node, found in zip(adapters, read_histories(list(adapters.values()), window), strict=True):
+        if isinstance(found, AdapterError):
+            report.failures[node] = found.message
             continue
         with warehouse.write() as connection:
             report.rows[protocols[node], "earnings"] += facts.record_earnings_history(connection, node, found)

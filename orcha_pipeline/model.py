@@ -166,6 +166,53 @@ class EarningsBucket:
 
 
 EarningsObservation = EarningsCounter | EarningsBucket
+STAND_IN = " (stand-in)"
+
+
+def stand_in(stream: str) -> str:
+    """Name of a stream that measures the same money as the counter `stream`, read while that one cannot be.
+
+    It may start from another number and fall back to nothing. Only its growth counts, and only in the gaps of
+    `stream`: it is never added to it, what was earned across a gap remains the difference of `stream` itself, and
+    its own absence makes nothing unknown.
+    """
+    return f"{stream}{STAND_IN}"
+
+
+class BalanceKind(StrEnum):
+    """Where money that was earned stands. Amounts of different kinds are never added up.
+
+    `accrued`: earned, not yet invoiced or paid. `pending`: accepted by the payer, not yet paid. `settled`: paid out.
+    `doubtful`: may never be paid. `lost`: will not be paid. `held`: kept back by the network, lost on an abrupt exit.
+    `undistributed`: the operator's, but not yet sent.
+    """
+
+    ACCRUED = "accrued"
+    PENDING = "pending"
+    SETTLED = "settled"
+    DOUBTFUL = "doubtful"
+    LOST = "lost"
+    HELD = "held"
+    UNDISTRIBUTED = "undistributed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """An amount that stands somewhere at `observed_at`; None is unknown.
+
+    `account` tells balances of one kind apart (a satellite, a payment platform). `since`: what happened before it is
+    not counted.
+    """
+
+    kind: BalanceKind
+    account: str
+    observed_at: datetime
+    since: datetime | None
+    unit: str
+    amount: Decimal | None
+    provenance: Provenance
+    source: str
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +255,8 @@ class Lever:
     cooldown: timedelta = timedelta(0)
     restart_seconds: float = 0.0
     settle_seconds: float = 30.0
+    restarts_per_month: int | None = None
+    """How often in 30 days it may be moved, where each move restarts the node. None: no such budget."""
     writable: bool = True
     why_not: str = ""
     risks: tuple[str, ...] = ()
@@ -226,7 +275,10 @@ class Lever:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllocationReading:
-    """What a node has now: the value of its lever as the node reports it, and the share this stands for."""
+    """Where a lever stands now as the node or the host reports it, and the share this stands for.
+
+    `share` is None for a lever that carries no share. `note` tells of a transition that is under way.
+    """
 
     lever: str
     value: float | None
@@ -234,6 +286,7 @@ class AllocationReading:
     share: float | None
     provenance: Provenance
     source: str
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,6 +311,7 @@ class NodeReading:
     usage: tuple[UsageReading, ...] = ()
     allocation: AllocationReading | None = None
     levers: tuple[Lever, ...] = ()
+    balances: tuple[Balance, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

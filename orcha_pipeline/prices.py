@@ -1,86 +1,124 @@
-"""Token prices in USD: CoinGecko's, pinned ones, and files of past prices."""
+"""Token prices in USD: which of the sources' quotes are believed, for how long, and when a source may be asked.
 
-import csv
-import gzip
-import io
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from decimal import Context, Decimal, InvalidOperation
-from pathlib import Path
-from typing import Any, cast
+A price is the median of the quotes that are fresh. A quote far from the last price is believed only if a second
+source agrees with it. Without a fresh quote the newest one that is not too old is used and called an estimate;
+without any the token is unpriced.
+"""
+
+import logging
+import queue
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import copy_context
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from statistics import median
+from threading import Thread
 
 import httpx
-from pydantic import BaseModel
 
 from orcha_pipeline.clock import Clock
-from orcha_pipeline.errors import AdapterError, SettingsError
+from orcha_pipeline.errors import AdapterError, ApiError, SettingsError
 from orcha_pipeline.model import PriceReading, Provenance, Window
-from orcha_pipeline.protocols.http import NodeHttp
-from orcha_pipeline.protocols.parsing import Amount, parse
+from orcha_pipeline.price_files import read_price_file
+from orcha_pipeline.price_sources import (
+    TIMEOUT_SECONDS,
+    TOKENS,
+    CoinGecko,
+    DefiLlama,
+    PriceSource,
+    Quote,
+    known_tokens,
+    open_sources,
+    token_of,
+)
+from orcha_pipeline.protocols.http import HttpStatusError, time_budget
 from orcha_pipeline.settings import PriceSettings
 
-TOKENS = {"STORJ": "storj", "GLM": "golem", "DATA": "streamr", "GRASS": "grass"}
-"""Ticker -> the token's id, which is CoinGecko's."""
-SOURCE = "coingecko"
-TIMEOUT_SECONDS = 10.0
+__all__ = ["TOKENS", "PriceClient", "read_price_file"]
+
 LARGEST_JUMP = Decimal("0.5")
-SHORTEST_HISTORY_DAYS = 2
-"""Of a single day CoinGecko gives a price every 5 minutes, of 2 to 90 days one an hour."""
-LONGEST_HISTORY_DAYS = 90
-LARGEST_PRICE = Decimal(10) ** 12
-_EXACT = Context(prec=40)
+AGREEMENT = Decimal("0.2")
+"""Two sources agree on a price where the lower is no further than this part of itself from the higher."""
+JUDGED_FOR = timedelta(hours=2)
+"""A quote is held against a price no older than this: a real move must not be refused for ever."""
+ASKED_EVERY = timedelta(minutes=1)
+AHEAD = timedelta(minutes=5)
+"""How far a source's clock may run ahead of ours."""
+LONGEST_JITTER_SECONDS = 1.0
+GRACE_SECONDS = 0.5
+PINNED = "pinned in the settings"
+_KEPT = "kept of "
+
+_log = logging.getLogger(__name__)
+
+Answer = Mapping[str, Quote | str] | str
+"""A source's quotes by token, or why it failed as a whole."""
 
 
-class _Chart(BaseModel):
-    prices: list[tuple[Amount, Amount]]
+def _pause() -> None:
+    """Spread the calls of many installations, whose cycles all begin at the full quarter of an hour."""
+    time.sleep(random.uniform(0, LONGEST_JITTER_SECONDS))  # noqa: S311 (no secret)
 
 
 class PriceClient:
-    """Reads prices of all tokens in one call. Pinned prices are never asked for."""
+    """Reads prices of all tokens from several sources at once. Pinned prices are never asked for."""
 
-    def __init__(self, settings: PriceSettings, clock: Clock, transport: httpx.BaseTransport | None = None) -> None:
-        """`transport` replaces the network. Raises `SettingsError` for a bad address or an unknown pinned token."""
-        self.tokens: tuple[str, ...] = tuple(TOKENS.values())
-        self._pinned = {_token_of(name): Decimal(repr(usd)) for name, usd in settings.pinned.items()}
+    def __init__(
+        self,
+        settings: PriceSettings,
+        clock: Clock,
+        transport: httpx.BaseTransport | None = None,
+        *,
+        tokens: Iterable[str] = (),
+        pause: Callable[[], None] | None = None,
+    ) -> None:
+        """`tokens` are read besides the four built in; they are CoinGecko's ids.
+
+        `transport` replaces the network, `pause` what is done before a source is asked.
+
+        Raises `SettingsError` for a bad address or an unknown pinned token.
+        """
+        self.tokens: tuple[str, ...] = tuple(dict.fromkeys([*TOKENS.values(), *tokens]))
+        self._pinned = {token_of(name): Decimal(repr(usd)) for name, usd in settings.pinned.items()}
         unknown = sorted(set(self._pinned) - set(self.tokens))
         if unknown:
-            raise SettingsError(f"prices.pinned: unknown token {unknown[0]!r}; known are {_known()}")
-        self._stale_after = timedelta(minutes=settings.stale_after_minutes)
+            raise SettingsError(f"prices.pinned: unknown token {unknown[0]!r}; known are {known_tokens(self.tokens)}")
+        self._fresh_for = timedelta(minutes=settings.fresh_minutes)
+        self._usable_for = timedelta(minutes=max(settings.fresh_minutes, settings.stale_after_minutes))
         self._clock = clock
-        headers = {"x-cg-demo-api-key": settings.api_key} if settings.api_key else None
-        self._http = NodeHttp(
-            "prices", settings.url, headers=headers, timeout_seconds=TIMEOUT_SECONDS, transport=transport
-        )
+        self._pause = pause or ((lambda: None) if settings.is_local else _pause)
+        self._sources = open_sources(settings, transport)
+        self._rests: dict[str, datetime] = {}
+        """Source -> the moment before which it asked not to be called."""
+        self._last: list[PriceReading] = []
 
-    def read(self, previous: Mapping[str, Decimal]) -> list[PriceReading]:
-        """A reading per token. `previous`: token -> the price last accepted, against which a jump is judged.
+    def read(self, previous: Iterable[PriceReading] = ()) -> list[PriceReading]:
+        """A reading per token. `previous`: the readings of the last two hours, pinned and unknown ones too.
 
-        A price that cannot be had or believed is None, its `source` says why. A stale one is our estimate.
+        They are what a jump is held against and what stands in while no source answers. Where they are less than a
+        minute old they are given again as they are, and no source is asked. A token that no price can be had or
+        believed of is None, its `source` says why.
         """
-        asked = [token for token in self.tokens if token not in self._pinned]
-        quotes: Mapping[str, Any] = {}
-        failure = ""
-        if asked:
-            params = {"ids": ",".join(asked), "vs_currencies": "usd", "include_last_updated_at": "true"}
-            try:
-                payload = self._http.get_json("/simple/price", params | {"precision": "full"})
-                quotes = parse("prices", "/simple/price", dict[str, Any], payload)
-            except AdapterError as error:
-                failure = f"{error.kind}: {error.message}"
         now = self._clock.now()
-        return [
+        known = _Known.of([*previous, *self._last], now)
+        asked = [token for token in self.tokens if token not in self._pinned]
+        if asked and all(known.just_read(token, now) for token in asked):
+            return [self._pinned_reading(t, now) if t in self._pinned else known.last[t] for t in self.tokens]
+        answers = self._ask(asked, now) if asked else {}
+        now = self._clock.now()
+        self._last = [
             self._pinned_reading(token, now)
             if token in self._pinned
-            else self._unknown(token, now, failure)
-            if failure
-            else self._judged(token, now, quotes.get(token), previous.get(token))
+            else self._judged(token, now, answers, known.priced.get(token))
             for token in self.tokens
         ]
+        return self._last
 
     def history(self, token: str, window: Window) -> list[PriceReading]:
-        """Past prices inside `window`, about one an hour, no older than 90 days. Raises `AdapterError`.
+        """Past prices inside `window`, about one an hour; CoinGecko's, else DefiLlama's. Raises `AdapterError`.
 
         Of a pinned token: the pinned price at the window's start and every hour after it.
         """
@@ -89,25 +127,154 @@ class PriceClient:
             moments = [window.start + timedelta(hours=hour) for hour in hours]
             usd = self._pinned[token]
             return [
-                replace(_past(token, at, usd, "pinned in the settings"), provenance=Provenance.OUR_ESTIMATE)
+                replace(_past(token, at, usd, PINNED), provenance=Provenance.OUR_ESTIMATE)
                 for at in moments
                 if at < window.end
             ]
         now = self._clock.now()
-        days = min(LONGEST_HISTORY_DAYS, max(SHORTEST_HISTORY_DAYS, (now - window.start).days + 1))
-        path = f"/coins/{token}/market_chart"
-        chart = parse("prices", path, _Chart, self._http.get_json(path, {"vs_currency": "usd", "days": days}))
-        found: list[PriceReading] = []
-        for milliseconds, usd in chart.prices:
-            at = _from_unix(milliseconds / 1000)
-            price = _positive(usd)
-            if at is not None and window.start <= at < window.end and price is not None:
-                found.append(_past(token, at, price, f"{SOURCE} market_chart"))
-        return found
+        charts = {CoinGecko: "coingecko market_chart", DefiLlama: "defillama chart"}
+        failures: list[AdapterError] = []
+        for source in self._sources:
+            if not isinstance(source, CoinGecko | DefiLlama):
+                continue
+            try:
+                self._check_rest(source.name, now)
+                found = source.history(token, window, now)
+            except AdapterError as error:
+                self._note_rest(source.name, error, now)
+                failures.append(error)
+                continue
+            if found:
+                return [_past(token, at, usd, charts[type(source)]) for at, usd in found]
+        if len(failures) == 1:
+            raise failures[0]
+        if failures:
+            raise ApiError("prices", "; ".join(f"{error.node}: {error.message}" for error in failures))
+        return []
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        for source in self._sources:
+            source.close()
+
+    # ------------------------------------------------------------ asking
+
+    def _ask(self, tokens: Sequence[str], now: datetime) -> dict[str, Answer]:
+        """Every source at once, inside one time budget. Source -> what it answered."""
+        done: queue.SimpleQueue[tuple[str, Answer]] = queue.SimpleQueue()
+        answers: dict[str, Answer] = {
+            source.name: f"no answer within {TIMEOUT_SECONDS:g} s" for source in self._sources
+        }
+
+        def work(source: PriceSource) -> None:
+            done.put((source.name, self._answer_of(source, tokens, now)))
+
+        for source in self._sources:
+            # Daemons: a name server that hangs is beyond any time budget.
+            Thread(target=copy_context().run, args=(work, source), name=f"prices-{source.name}", daemon=True).start()
+        end = time.monotonic() + TIMEOUT_SECONDS + GRACE_SECONDS
+        for _ in self._sources:
+            try:
+                name, answer = done.get(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                break
+            answers[name] = answer
+        return answers
+
+    def _answer_of(self, source: PriceSource, tokens: Sequence[str], now: datetime) -> Answer:
+        try:
+            self._check_rest(source.name, now)
+            with time_budget(TIMEOUT_SECONDS):
+                self._pause()
+                return source.quotes(tokens)
+        except AdapterError as error:
+            self._note_rest(source.name, error, now)
+            return f"{error.kind}: {error.message}"
+        except Exception as error:  # noqa: BLE001 (one source must not spoil the others, whatever it is)
+            _log.exception("the price source %s failed", source.name)
+            return f"it failed: {type(error).__name__} (see the log)"
+
+    def _check_rest(self, source: str, now: datetime) -> None:
+        until = self._rests.get(source)
+        if until is not None and now < until:
+            raise ApiError(source, f"asked to be left alone until {until:%H:%M:%S} UTC")
+
+    def _note_rest(self, source: str, error: AdapterError, now: datetime) -> None:
+        if isinstance(error, HttpStatusError) and error.retry_after:
+            self._rests[source] = now + timedelta(seconds=error.retry_after)
+
+    # ------------------------------------------------------------ judging
+
+    def _judged(
+        self, token: str, now: datetime, answers: Mapping[str, Answer], previous: PriceReading | None
+    ) -> PriceReading:
+        quotes: dict[str, _Timed] = {}
+        problems: list[str] = []
+        for source, answer in answers.items():
+            given = answer if isinstance(answer, str) else answer.get(token, "the token is missing from the answer")
+            timed = given if isinstance(given, str) else self._timed(given, now)
+            if isinstance(timed, str):
+                problems.append(f"{source}: {timed}")
+            else:
+                quotes[source] = timed
+        believed = _believed(quotes, previous.usd if previous else None)
+        problems += [
+            f"{source}: {_why_not_believed(quote.usd, previous)}"
+            for source, quote in quotes.items()
+            if source not in believed
+        ]
+        fresh = {source: quote for source, quote in believed.items() if now - quote.at <= self._fresh_for}
+        chosen = fresh or _newest(believed, self._fresh_for)
+        at = min((quote.at for quote in chosen.values()), default=None)
+        if previous is not None and not fresh and self._may_stand_in(previous, at, now):
+            return self._kept(previous, now, problems)
+        if at is None:
+            why = "; ".join(sorted(problems)) or "no price source is set"
+            return PriceReading(
+                token=token,
+                observed_at=now,
+                usd=None,
+                priced_at=None,
+                provenance=Provenance.UNKNOWN,
+                source=why,
+            )
+        names = ", ".join(chosen)
+        parts = [f"median of {names}" if len(chosen) > 1 else names]
+        parts += [] if fresh else [f"stale, of {at:%Y-%m-%d %H:%M} UTC"]
+        return PriceReading(
+            token=token,
+            observed_at=now,
+            usd=Decimal(median(quote.usd for quote in chosen.values())),
+            priced_at=at,
+            provenance=Provenance.MEASURED if fresh else Provenance.OUR_ESTIMATE,
+            source="; ".join([*parts, *sorted(problems)]),
+        )
+
+    def _timed(self, quote: Quote, now: datetime) -> "_Timed | str":
+        """The quote with a time, or why its time rules it out."""
+        at = quote.priced_at or now
+        if at - now > AHEAD:
+            return f"its price is of {at:%Y-%m-%d %H:%M} UTC, which has not come yet"
+        if now - at > self._usable_for:
+            return f"its price is of {at:%Y-%m-%d %H:%M} UTC, too old"
+        return _Timed(quote.usd, min(at, now))
+
+    def _may_stand_in(self, previous: PriceReading, at: datetime | None, now: datetime) -> bool:
+        """Whether the last price is usable still, and newer than what the sources have."""
+        of = previous.priced_at
+        return of is not None and now - of <= self._usable_for and (at is None or of > at)
+
+    def _kept(self, previous: PriceReading, now: datetime, problems: Sequence[str]) -> PriceReading:
+        fresh = previous.priced_at is not None and now - previous.priced_at <= self._fresh_for
+        told = previous.source.split("; ", maxsplit=1)[0]
+        if not told.startswith(_KEPT):
+            told = f"{_KEPT}{previous.priced_at:%Y-%m-%d %H:%M} UTC, {told}"
+        return replace(
+            previous,
+            observed_at=now,
+            provenance=previous.provenance if fresh else Provenance.OUR_ESTIMATE,
+            source="; ".join([told, *sorted(problems)]),
+        )
 
     def _pinned_reading(self, token: str, now: datetime) -> PriceReading:
         return PriceReading(
@@ -116,156 +283,77 @@ class PriceClient:
             usd=self._pinned[token],
             priced_at=now,
             provenance=Provenance.OUR_ESTIMATE,
-            source="pinned in the settings",
-        )
-
-    def _unknown(self, token: str, now: datetime, why: str, priced_at: datetime | None = None) -> PriceReading:
-        return PriceReading(
-            token=token,
-            observed_at=now,
-            usd=None,
-            priced_at=priced_at,
-            provenance=Provenance.UNKNOWN,
-            source=f"{SOURCE}: {why}",
-        )
-
-    def _judged(self, token: str, now: datetime, quote: Any, previous: Decimal | None) -> PriceReading:
-        if not isinstance(quote, dict):
-            return self._unknown(token, now, "the token is missing from the answer")
-        # Judged by hand rather than parsed as a whole: one token's bad quote must not spoil the others.
-        fields = cast("dict[str, Any]", quote)
-        usd, priced_at = _positive(fields.get("usd")), _from_unix(fields.get("last_updated_at"))
-        if usd is None:
-            return self._unknown(token, now, "no usable price in the answer", priced_at)
-        if priced_at is None:
-            return self._unknown(token, now, "the price has no time (last_updated_at)")
-        if previous is not None and previous > 0 and abs(usd - previous) > LARGEST_JUMP * previous:
-            why = f"a jump from {previous.normalize():f} to {usd.normalize():f} USD is not believed"
-            return self._unknown(token, now, why, priced_at)
-        stale = now - priced_at > self._stale_after
-        return PriceReading(
-            token=token,
-            observed_at=now,
-            usd=usd,
-            priced_at=priced_at,
-            provenance=Provenance.OUR_ESTIMATE if stale else Provenance.MEASURED,
-            source=f"{SOURCE}, stale since {priced_at:%Y-%m-%d %H:%M} UTC" if stale else SOURCE,
+            source=PINNED,
         )
 
 
-def read_price_file(path: Path) -> list[PriceReading]:
-    """Hourly prices from a CSV (also .gz) or Parquet file with the columns `unique_id`, `ds` and `y`.
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """A quote whose time is known and usable."""
 
-    `unique_id` is a ticker (STORJ, GLM, DATA, GRASS) or a token's id, `ds` the price's time (UTC where it has no
-    zone), `y` US dollars. Each reading is stamped with the price's own time. `SettingsError` names file and line.
-    """
-    rows = _parquet_rows(path) if path.suffix == ".parquet" else _csv_rows(path)
-    found: list[PriceReading] = []
-    seen: set[tuple[str, datetime]] = set()
-    for where, unique_id, ds, y in rows:
-        token = _token_of(str(unique_id))
-        if token not in TOKENS.values():
-            raise SettingsError(f"{where}: unknown unique_id {str(unique_id)[:40]!r}; known are {_known()}")
-        at = _moment(ds)
-        if at is None:
-            raise SettingsError(f"{where}: ds {str(ds)[:40]!r} is no time; write it as 2026-11-20 10:00:00 (UTC)")
-        usd = _positive(y)
-        if usd is None:
-            raise SettingsError(
-                f"{where}: y {str(y)[:40]!r} is no price; write US dollars above 0, or leave the row out"
-            )
-        if (token, at) in seen:
-            raise SettingsError(f"{where}: {unique_id} has a second price for {at:%Y-%m-%d %H:%M}; remove one")
-        seen.add((token, at))
-        found.append(_past(token, at, usd, f"file {path.name}"))
-    if not found:
-        raise SettingsError(f"{path} holds no prices; it needs rows with unique_id, ds and y")
-    return found
+    usd: Decimal
+    at: datetime
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
-    try:
-        with (
-            gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as raw,
-            io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text,
-        ):
-            reader = csv.DictReader(text, strict=True)
-            _require_columns(path, reader.fieldnames or ())
-            for row in reader:
-                where = f"{path}, line {reader.line_num}"
-                if None in row:  # what DictReader calls the fields beyond the header's
-                    raise SettingsError(f"{where}: more fields than the header has; write decimals with a point")
-                yield where, row["unique_id"], row["ds"], row["y"]
-    except OSError as error:
-        raise SettingsError(f"cannot read {path}: {error.strerror or error}") from None
-    except (UnicodeDecodeError, EOFError, zlib.error, csv.Error) as error:
-        raise SettingsError(f"{path} is no CSV file in UTF-8 (or a broken .gz): {error}") from None
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is on record of each token: its last reading, and the last price that quotes are held against."""
+
+    last: dict[str, PriceReading] = field(default_factory=dict[str, PriceReading])
+    priced: dict[str, PriceReading] = field(default_factory=dict[str, PriceReading])
+
+    @classmethod
+    def of(cls, previous: Iterable[PriceReading], now: datetime) -> "_Known":
+        """From readings in any order. A pinned price is the operator's: no market price is held against it."""
+        known = cls()
+        for reading in sorted(previous, key=lambda r: r.observed_at):
+            if reading.observed_at > now or reading.source == PINNED:
+                continue
+            known.last[reading.token] = reading
+            if reading.usd and reading.priced_at is not None and now - reading.priced_at <= JUDGED_FOR:
+                known.priced[reading.token] = reading
+        return known
+
+    def just_read(self, token: str, now: datetime) -> bool:
+        """Whether the sources were asked less than a minute ago."""
+        last = self.last.get(token)
+        return last is not None and now - last.observed_at < ASKED_EVERY
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
-    import duckdb
-
-    if not path.is_file():
-        raise SettingsError(f"cannot read {path}: there is no such file")
-    with duckdb.connect() as connection:
-        try:
-            table = connection.execute("SELECT * FROM read_parquet(?)", [str(path)])
-            columns = [str(column[0]) for column in table.description or ()]
-            _require_columns(path, columns)
-            places = [columns.index(name) for name in ("unique_id", "ds", "y")]
-            for number, row in enumerate(iter(table.fetchone, None), start=1):
-                yield f"{path}, row {number}", *(row[place] for place in places)
-        except duckdb.Error as error:
-            raise SettingsError(f"{path} is no Parquet file: {str(error).splitlines()[0]}") from None
+def _agree(one: Decimal, other: Decimal) -> bool:
+    return abs(one - other) <= AGREEMENT * min(one, other)
 
 
-def _require_columns(path: Path, columns: Iterable[str]) -> None:
-    missing = [name for name in ("unique_id", "ds", "y") if name not in columns]
-    if missing:
-        raise SettingsError(f"{path}, line 1: the column {missing[0]!r} is missing; it needs unique_id, ds and y")
+def _believed(quotes: Mapping[str, _Timed], previous: Decimal | None) -> dict[str, _Timed]:
+    """The quotes near the last price, those a second source agrees with, and, with no last price, a single one."""
+
+    def holds(source: str, usd: Decimal) -> bool:
+        if any(name != source and _agree(usd, other.usd) for name, other in quotes.items()):
+            return True
+        if previous is None:
+            return len(quotes) == 1
+        return abs(usd - previous) <= LARGEST_JUMP * previous
+
+    return {source: quote for source, quote in quotes.items() if holds(source, quote.usd)}
+
+
+def _why_not_believed(usd: Decimal, previous: PriceReading | None) -> str:
+    if previous is None or previous.usd is None:
+        return f"{_plain(usd)} USD is not believed, no other source agrees"
+    return f"a jump from {_plain(previous.usd)} to {_plain(usd)} USD is not believed"
+
+
+def _newest(quotes: Mapping[str, _Timed], within: timedelta) -> dict[str, _Timed]:
+    """The newest quote and those not much older."""
+    latest = max((quote.at for quote in quotes.values()), default=None)
+    return {} if latest is None else {s: quote for s, quote in quotes.items() if latest - quote.at <= within}
+
+
+def _plain(usd: Decimal) -> str:
+    return f"{usd.normalize():f}"
 
 
 def _past(token: str, at: datetime, usd: Decimal, source: str) -> PriceReading:
     return PriceReading(
         token=token, observed_at=at, usd=usd, priced_at=at, provenance=Provenance.MEASURED, source=source
     )
-
-
-def _known() -> str:
-    return ", ".join(f"{ticker} ({token})" for ticker, token in TOKENS.items())
-
-
-def _token_of(name: str) -> str:
-    return TOKENS.get(name.upper(), name)
-
-
-def _positive(value: Any) -> Decimal | None:
-    """A price: finite, above 0, to 18 places; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
-        return None
-    try:
-        number = Decimal(
-            value.strip() if isinstance(value, str) else repr(value) if isinstance(value, float) else value
-        )
-    except InvalidOperation:
-        return None
-    if not number.is_finite() or not Decimal("1e-18") <= number < LARGEST_PRICE:
-        return None
-    return number.quantize(Decimal("1e-18"), context=_EXACT)
-
-
-def _from_unix(seconds: Any) -> datetime | None:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float | Decimal):
-        return None
-    try:
-        return datetime.fromtimestamp(float(seconds), UTC)
-    except (ValueError, OverflowError, OSError):
-        return None
-
-
-def _moment(value: Any) -> datetime | None:
-    try:
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None

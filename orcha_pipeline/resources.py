@@ -12,6 +12,7 @@ from orcha_pipeline.ingest import open_adapters
 from orcha_pipeline.installation import Installation, open_installation
 from orcha_pipeline.prices import PriceClient
 from orcha_pipeline.protocols.base import Adapter
+from orcha_pipeline.protocols.registry import tokens_of
 from orcha_pipeline.warehouse.connection import Warehouse
 
 
@@ -57,7 +58,8 @@ class NodesResource(dg.ConfigurableResource["NodesResource"]):
     def prices(self) -> Generator[PriceClient]:
         """The price client, closed at the end."""
         installation = self.installation()
-        client = PriceClient(installation.settings.prices, installation.clock)
+        settings = installation.settings
+        client = PriceClient(settings.prices, installation.clock, tokens=tokens_of(settings.nodes))
         try:
             yield client
         finally:

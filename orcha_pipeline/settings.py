@@ -6,6 +6,7 @@ Where the values come from (`orcha.toml`, the environment) is told and read in `
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -17,6 +18,9 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Amount = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
+PriceSourceName = Literal["coingecko", "coinpaprika", "defillama", "coinbase"]
+
+
 def _no_truth_value(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("a number, not true or false")  # noqa: TRY004 (pydantic collects ValueError alone)
@@ -26,6 +30,13 @@ def _no_truth_value(value: object) -> object:
 # Strictness is off where text is how the value is written: paths, and prices that come from the environment.
 UsdPrice = Annotated[float, BeforeValidator(_no_truth_value), Field(gt=0, allow_inf_nan=False, strict=False)]
 FilePath = Annotated[Path, Field(strict=False)]
+
+
+def _host_of(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 class Section(BaseModel):
@@ -62,10 +73,21 @@ class HostSettings(Section):
 class ControllerSettings(Section):
     """How the host enforces a limit on this node, and how the node is restarted."""
 
-    kind: Literal["none", "docker"] = "none"
+    kind: Literal["none", "docker", "systemd", "cgroup"] = "none"
     url: str = "unix:///var/run/docker.sock"
-    """Docker Engine API: a unix socket or an http address."""
+    """`docker`: the Engine API, a unix socket or an http address."""
     container: str = ""
+    """`docker`: the container's name."""
+    unit: str = ""
+    """`systemd`: the service, such as `streamr.service`."""
+    user_manager: bool = False
+    """`systemd`: the unit belongs to the user's own manager (`systemctl --user`)."""
+    cgroup: str = ""
+    """`cgroup`: the group of the node's processes, as in `/proc/PID/cgroup` (without a mount point)."""
+    restart_command: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """`cgroup`: what restarts the node, as a list of program and arguments; it is not given to a shell."""
+    interface: str = ""
+    """Any kind: the network device all of the node's traffic leaves by; its rate is limited with `tc`."""
 
 
 class NodeSettings(Section):
@@ -76,7 +98,8 @@ class NodeSettings(Section):
     host: str
     url: str
     demand: ResourceSettings
-    min_share: Share = 0.0
+    min_share: Share = 0.05
+    """Above 0, so that what the node would earn stays known: a node that has nothing teaches nothing."""
     max_share: Share = 1.0
     token: SecretStr | None = None
     token_env: str | None = None
@@ -103,10 +126,43 @@ class NodeSettings(Section):
 class PriceSettings(Section):
     """Where token prices come from. `pinned` overrides every source for a token (USD)."""
 
+    sources: Annotated[tuple[PriceSourceName, ...], Field(strict=False)] = ("coingecko", "coinpaprika", "defillama")
+    """Which are asked: see `asked_sources`."""
     url: str = "https://api.coingecko.com/api/v3"
+    """CoinGecko's address."""
+    coinpaprika_url: str = "https://api.coinpaprika.com/v1"
+    defillama_url: str = "https://coins.llama.fi"
+    coinbase_url: str = "https://api.coinbase.com"
     api_key: SecretStr | None = None
+    """CoinGecko's."""
+    fresh_minutes: Annotated[float, Field(gt=0)] = 5.0
+    """An older price is called an estimate."""
     stale_after_minutes: Annotated[float, Field(gt=0)] = 60.0
+    """An older price is not used."""
     pinned: dict[str, UsdPrice] = {}
+
+    @property
+    def asked_sources(self) -> tuple[str, ...]:
+        """The sources to ask, each once.
+
+        Where `sources` is left as it is and CoinGecko's address was moved off coingecko.com (to the testnet, to a
+        proxy), the others only if theirs was moved as well: nothing that was meant to stay inside goes out.
+        """
+        fields, others = type(self).model_fields, {"coinpaprika": self.coinpaprika_url, "defillama": self.defillama_url}
+        if self.sources != fields["sources"].default or _host_of(self.url).endswith("coingecko.com"):
+            return tuple(dict.fromkeys(self.sources))
+        return ("coingecko", *(name for name, url in others.items() if url != fields[f"{name}_url"].default))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether every source to ask is on this machine."""
+        addresses = {
+            "coingecko": self.url,
+            "coinpaprika": self.coinpaprika_url,
+            "defillama": self.defillama_url,
+            "coinbase": self.coinbase_url,
+        }
+        return all(_host_of(addresses[name]) in ("127.0.0.1", "localhost", "::1") for name in self.asked_sources)
 
 
 class PlannerSettings(Section):
@@ -149,6 +205,8 @@ class TestnetSettings(Section):
     prices: FilePath | None = None
     """Hourly token prices (`unique_id, ds, y`) to play instead of the seeded ones."""
     history_days: Annotated[int, Field(ge=2, le=365)] = 28
+    hosts: Annotated[int, Field(ge=1, le=1000)] = 1
+    """How many hosts, each with a node a protocol."""
 
 
 class ServiceSettings(Section):

@@ -125,13 +125,19 @@ def _shown(value: object, path: KeyPath) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        if "://" in value:  # the rest of an address may carry a key
-            parts = urlsplit(value)
-            value = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        if "://" in value or name.endswith("url"):  # all of an address but its host may carry a key
+            return _shown_address(value)
         return json.dumps(value if len(value) <= 40 else value[:40] + "...", ensure_ascii=False)
     if isinstance(value, int | float):
         return str(value)
     return _kind_of(value)
+
+
+def _shown_address(value: str) -> str:
+    scheme, mark, rest = value.rpartition("://")
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+    usable = re.fullmatch(r"[A-Za-z0-9.-]{1,60}(:[0-9]{1,5})?", host) and re.fullmatch(r"[a-z]{0,10}", scheme)
+    return json.dumps(f"{scheme}{mark}{host}") if usable else "a text (not shown)"
 
 
 def _kind_of(value: object) -> str:
@@ -249,6 +255,9 @@ def contradictions(settings: Settings) -> list[Problem]:
         *_duplicates("nodes", [node.name for node in settings.nodes]),
         *_shared_ports(settings),
         *_not_an_address(("prices", "url"), settings.prices.url, ("http", "https")),
+        *_not_an_address(("prices", "coinpaprika_url"), settings.prices.coinpaprika_url, ("http", "https")),
+        *_not_an_address(("prices", "defillama_url"), settings.prices.defillama_url, ("http", "https")),
+        *_not_an_address(("prices", "coinbase_url"), settings.prices.coinbase_url, ("http", "https")),
         *_no_cron(settings.cycle_cron),
     ]
     hosts = {host.name: host for host in settings.hosts}
@@ -326,6 +335,12 @@ def _node_contradictions(path: KeyPath, node: NodeSettings) -> Iterator[Problem]
             yield Problem(
                 controller, f"{_dotted(controller)} is of kind docker without a container; give the container's name"
             )
+    if node.controller.kind == "systemd" and not node.controller.unit:
+        yield Problem(controller, f"{_dotted(controller)} is of kind systemd without a unit; give the service's name")
+    if node.controller.kind == "cgroup" and not node.controller.cgroup:
+        yield Problem(
+            controller, f"{_dotted(controller)} is of kind cgroup without a cgroup; give the path in /proc/PID/cgroup"
+        )
 
 
 def _more_than_the_host(path: KeyPath, node: NodeSettings, host: HostSettings) -> Iterator[Problem]:

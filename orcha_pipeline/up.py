@@ -145,6 +145,7 @@ def _testnet(installation: Installation, service: Callable[..., Service], starte
     command = [sys.executable, "-m", "orcha_pipeline.testnet.server"]
     command += ["--state", str(settings.home.resolve() / "testnet"), "--port", str(settings.testnet.port)]
     command += ["--seed", str(settings.testnet.seed), "--start", start.isoformat()]
+    command += ["--hosts", str(settings.testnet.hosts)]
     for flag, path in (("--world", settings.testnet.world), ("--prices", settings.testnet.prices)):
         if path is not None:
             command += [flag, str(path.resolve())]

@@ -1,6 +1,6 @@
 """An installation with fake nodes and prices, for the tests of what lies between the adapters and the warehouse."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -155,8 +155,8 @@ class FakePrices:
         provenance = Provenance.UNKNOWN if usd is None else Provenance.MEASURED
         return PriceReading(token=token, observed_at=at, usd=usd, priced_at=at, provenance=provenance, source="fake")
 
-    def read(self, previous: Mapping[str, Decimal]) -> list[PriceReading]:
-        self.known.append(dict(previous))
+    def read(self, previous: Iterable[PriceReading] = ()) -> list[PriceReading]:
+        self.known.append({price.token: price.usd for price in previous if price.usd is not None})
         return [self._price(token, self.clock.now(), self.usd(len(self.known) - 1)) for token in self.tokens]
 
     def history(self, token: str, window: Window) -> list[PriceReading]:

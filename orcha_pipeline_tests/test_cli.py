@@ -1,3 +1,5 @@
+import json
+import socket
 import stat
 import sys
 from datetime import UTC, datetime
@@ -32,7 +34,7 @@ def orcha(tmp_path, monkeypatch, capfd):
 def test_help_lists_every_command(orcha):
     code, out, _ = orcha("--help")
     assert code == 0
-    for command in ("up", "init", "decision", "prices", "testnet"):
+    for command in ("up", "init", "decision", "nodes", "prices", "testnet"):
         assert f" {command} " in out
 
 
@@ -118,3 +120,113 @@ def test_prices_are_imported_and_a_bad_row_is_told_with_its_line(orcha, tmp_path
     code, _, err = orcha("prices", "import", "prices.csv")
     assert code == 1
     assert "prices.csv, line 2: y 'free' is no price" in err
+
+
+NODES = """
+[[hosts]]
+name = "attic"
+capacity = { cpu_threads = 8, memory_gib = 16, disk_gb = 4000, bandwidth_mbps = 100 }
+[[nodes]]
+name = "storj-attic"
+protocol = "storj"
+host = "attic"
+url = "http://127.0.0.1:9"
+timeout_seconds = 0.5
+demand = { cpu_threads = 1, memory_gib = 1, disk_gb = 1000, bandwidth_mbps = 10 }
+[[nodes]]
+name = "golem-attic"
+protocol = "golem"
+host = "attic"
+url = "http://127.0.0.1:9"
+token_env = "NO_SUCH_VARIABLE"
+demand = { cpu_threads = 1, memory_gib = 1, disk_gb = 1000, bandwidth_mbps = 10 }
+"""
+
+
+@pytest.fixture
+def two_nodes(tmp_path):
+    """One that does not answer, and one whose key is not set."""
+    (tmp_path / "orcha.toml").write_text(NODES)
+
+
+@pytest.mark.parametrize("command", [["nodes"], ["nodes", "list"]])
+def test_nodes_are_listed_with_dead_ones_and_without_a_warehouse(orcha, two_nodes, tmp_path, command):
+    code, out, err = orcha(*command)
+    assert (code, err) == (0, "")
+    assert "storj-attic  storj     unreachable" in out
+    assert "golem-attic  golem     not usable" in out
+    assert "NO_SUCH_VARIABLE (token_env) is not set" in out
+    assert [path.name for path in tmp_path.iterdir()] == ["orcha.toml"]
+
+
+def test_json_of_the_nodes_stands_alone_on_the_output(orcha, two_nodes):
+    code, out, err = orcha("nodes", "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert {node["node"]: node["state"] for node in told["nodes"]} == {
+        "storj-attic": "unreachable",
+        "golem-attic": "not_usable",
+    }
+    assert json.loads(orcha("nodes", "list", "--json")[1])["nodes"][1] == told["nodes"][1]
+
+
+def test_a_check_of_broken_nodes_ends_with_1_and_says_what_to_do(orcha, two_nodes):
+    code, out, err = orcha("nodes", "check")
+    assert (code, err) == (1, "")
+    assert "is the node running?" in out
+    assert "NO_SUCH_VARIABLE (token_env) is not set" in out
+    assert "Broken: storj-attic, golem-attic. Nothing was changed." in out
+    code, out, _ = orcha("nodes", "check", "golem-attic", "--json")
+    assert code == 1
+    assert [node["node"] for node in json.loads(out)["nodes"]] == ["golem-attic"]
+
+
+def test_a_reading_of_a_dead_node_tells_what_failed_and_ends_with_1(orcha, two_nodes):
+    code, out, err = orcha("nodes", "read", "storj-attic", "--json")
+    assert (code, err) == (1, "")
+    told = json.loads(out)
+    assert told["health"] is None
+    assert {error["kind"] for error in told["errors"]} <= {"connection", "unsupported"}
+    assert "health" in {error["part"] for error in told["errors"]}
+    assert orcha("nodes", "read", "storj-attic")[0] == 1
+
+
+@pytest.mark.parametrize("command", ["check", "read"])
+def test_a_misspelt_node_is_met_with_the_nearest_name(orcha, two_nodes, command):
+    code, out, err = orcha("nodes", command, "storj-atic")
+    assert (code, out) == (1, "")
+    assert "There is no node 'storj-atic'; did you mean storj-attic?" in err
+
+
+def test_a_node_that_cannot_be_used_cannot_be_read(orcha, two_nodes):
+    code, out, err = orcha("nodes", "read", "golem-attic")
+    assert (code, out) == (1, "")
+    assert "node 'golem-attic': the environment variable NO_SUCH_VARIABLE (token_env) is not set" in err
+
+
+@pytest.mark.parametrize("command", [["nodes"], ["nodes", "check"], ["nodes", "read", "storj-1"]])
+def test_a_testnet_that_does_not_run_is_one_message_that_says_how_to_start_it(orcha, command, monkeypatch):
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("ORCHA_TESTNET__PORT", str(taken.getsockname()[1]))
+        code, out, err = orcha(*command)
+    assert (code, out) == (1, "")
+    assert "it is not running" in err
+    assert "orcha testnet serve" in err
+
+
+def test_a_testnet_that_cannot_listen_does_not_say_that_it_answers(orcha, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        code, out, err = orcha("testnet", "serve", "--state", str(tmp_path / "state"), "--port", port)
+    assert (code, out) == (1, "")
+    assert f"cannot listen on 127.0.0.1:{port}" in err
+    assert "--port" in err
+
+
+def test_options_of_nodes_belong_behind_the_sub_command(orcha, two_nodes):
+    code, _, err = orcha("nodes", "--json", "check")
+    assert code == 2
+    assert "behind `check`" in err

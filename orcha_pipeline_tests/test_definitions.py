@@ -35,7 +35,7 @@ def test_importing_the_definitions_loads_no_heavy_library():
 def test_every_protocol_has_a_lane_of_its_own(defs):
     graph = defs.resolve_asset_graph()
     for protocol in protocol_names():
-        for fact in ("earnings", "resource_usage", "node_health", "allocations_observed"):
+        for fact in ("earnings", "balances", "resource_usage", "node_health", "allocations_observed"):
             assert graph.get(dg.AssetKey([protocol, fact])).group_name == protocol
         assert graph.get(dg.AssetKey([protocol, "earnings_model"])).group_name == "models"
 

@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orcha_pipeline.earnings import MAX_GAP, EarnedBucket, earned
-from orcha_pipeline.model import HOUR, Amounts, EarningsBucket, EarningsCounter, EarningsObservation, Provenance, Window
+from orcha_pipeline.model import (
+    HOUR,
+    Amounts,
+    EarningsBucket,
+    EarningsCounter,
+    EarningsObservation,
+    Provenance,
+    Window,
+    stand_in,
+)
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -104,6 +113,92 @@ def test_an_epoch_that_follows_another_closes_it():
     assert nets(hours_of([*old, *new], end=3)) == [1, 1, 1]
 
 
+STAND_IN = stand_in("total")
+
+
+def test_a_stand_in_gives_a_gap_its_shape_and_the_stream_itself_its_sum():
+    seen = [counter(0, 100), counter(1, 101), *(counter(h, h - 1, stream=STAND_IN) for h in (2, 3, 4)), counter(5, 109)]
+    rows = hours_of(seen, end=5)
+    # 8 in the gap, of which the stand-in saw 1 an hour in two hours; the other two hours share the rest.
+    assert nets(rows) == [1, 3, 1, 1, 3]
+    assert [row.provenance for row in rows] == [
+        Provenance.MEASURED,
+        Provenance.OUR_ESTIMATE,
+        Provenance.MEASURED,
+        Provenance.MEASURED,
+        Provenance.OUR_ESTIMATE,
+    ]
+
+
+def test_a_stand_in_is_never_added_to_the_stream():
+    both = [counter(h, 10 * h, stream=s) for s in ("total", STAND_IN) for h in range(5)]
+    assert nets(hours_of(both)) == [10, 10, 10, 10]
+
+
+def test_a_stand_in_that_is_absent_makes_nothing_unknown():
+    readings = [counter(h, h) for h in range(5)]
+    assert nets(hours_of([*readings, counter(1.5, 7, stream=STAND_IN)])) == [1, 1, 1, 1]
+
+
+def test_a_stand_in_that_falls_back_earns_nothing_and_takes_nothing_away():
+    seen = [(1.5, 50), (2, 1), (2.5, 1.5), (3, 2)]
+    rows = hours_of([counter(1, 0), *(counter(h, v, stream=STAND_IN) for h, v in seen), counter(4, 3)], start=1)
+    assert nets(rows) == [1, 1, 1]
+
+
+def test_a_stand_in_that_saw_more_than_there_was_is_scaled_down():
+    rows = hours_of([counter(0, 0), *(counter(h, 9 * h, stream=STAND_IN) for h in (1, 2, 3)), counter(4, 6)])
+    assert nets(rows) == [0, 3, 3, 0]
+
+
+def test_after_the_streams_last_reading_the_stand_in_is_all_that_is_known():
+    rows = hours_of([counter(0, 0), counter(1, 1), *(counter(h, 5 + h, stream=STAND_IN) for h in (2, 3, 4))])
+    assert nets(rows) == [1, None, 1, 1]
+
+
+def test_a_gap_of_both_stays_unknown_by_the_hour_and_keeps_the_rest_as_coarse_buckets():
+    seen = [counter(0, 0), counter(3, 5, stream=STAND_IN), counter(4, 6, stream=STAND_IN), counter(7, 13)]
+    rows = hours_of(seen, end=7)
+    assert nets([r for r in rows if r.window.hours == 1]) == [None, None, None, 1, None, None, None]
+    assert [(r.window.hours, r.amounts.net) for r in rows if r.window.hours > 1] == [(3, 6), (3, 6)]
+
+
+def test_a_stand_in_alone_is_read_as_the_stream():
+    rows = hours_of([counter(h, v, stream=STAND_IN) for h, v in enumerate([3, 4, 5, 1, 2])])
+    assert nets(rows) == [1, 1, None, 1]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 100)), min_size=3, max_size=40))
+def test_whatever_stands_in_the_sum_is_the_streams_own(steps):
+    """Each quarter of an hour: is the stream read or its stand-in, was there a withdrawal, and how much was earned."""
+    total = unclaimed = 0
+    observations = [counter(0, 0)]
+    for number, (from_stream, withdrawal, amount) in enumerate([*steps, (True, False, 1)], start=1):
+        total += amount
+        unclaimed = amount if withdrawal else unclaimed + amount
+        told = counter(number / 4, total) if from_stream else counter(number / 4, unclaimed, stream=STAND_IN)
+        observations.append(told)
+    # Reading on until the full hour, so that no row is cut.
+    observations += [counter(n / 4, total) for n in range(len(steps) + 2, (len(steps) + 5) // 4 * 4 + 5)]
+    hours = int((observations[-1].observed_at - START) / HOUR)
+    rows = earned("node", observations, Window(START, START + hours * HOUR), lambda _h: Decimal(1))
+    known = [row.amounts.net for row in rows]
+    assert all(amount is None or amount >= 0 for amount in known)
+    assert abs(sum(amount or 0 for amount in known) - total) < Decimal("1e-20")
+
+
+def test_an_estimate_between_measured_readings_taints_only_the_hours_beside_it():
+    kinds = [Provenance.MEASURED] * 2 + [Provenance.OUR_ESTIMATE] + [Provenance.MEASURED] * 3
+    rows = hours_of([counter(h, h, provenance=kind) for h, kind in enumerate(kinds)], end=5)
+    assert [row.provenance for row in rows] == [
+        Provenance.MEASURED,
+        Provenance.OUR_ESTIMATE,
+        Provenance.OUR_ESTIMATE,
+        Provenance.MEASURED,
+        Provenance.MEASURED,
+    ]
+
+
 def test_buckets_cut_by_the_hour_are_shared_out_and_coarse_ones_keep_their_length():
     rows = hours_of([bucket(-0.5, 0.5, 2), bucket(0.5, 1, 1), bucket(1, 4, 9)])
     fine = [row for row in rows if row.window.hours == 1]
@@ -147,3 +242,46 @@ def test_hours_add_up_to_the_counter_whenever_it_was_read(gaps, data):
     before = [r for r in readings if r.observed_at <= START + full * HOUR][-1]
     summed = sum(known, Decimal(0))
     assert before.amounts.net - Decimal("1e-9") <= summed <= after.amounts.net + Decimal("1e-9")
+
+
+# --- streams that come and go
+
+
+def quarter_hours(stream: str, start: float, end: float) -> list[EarningsBucket]:
+    """A bucket of 1 every quarter of an hour."""
+    steps = [start + step * 0.25 for step in range(int((end - start) * 4))]
+    return [
+        EarningsBucket(
+            stream=stream,
+            observed_at=at(step + 0.25),
+            window=Window(at(step), at(step + 0.25)),
+            unit="GLM",
+            amounts=Amounts(gross=Decimal(1), held=Decimal(0), net=Decimal(1), doubtful=Decimal(0)),
+            provenance=Provenance.MEASURED,
+            source="test",
+        )
+        for step in steps
+    ]
+
+
+def nets_of(observations) -> list[Decimal | None]:
+    return [row.amounts.net for row in earned("n", observations, Window(at(0), at(6)), lambda _hour: None)]
+
+
+def test_a_stream_that_leaves_or_joins_leaves_the_others_hours_known():
+    stays = quarter_hours("a", 0, 6)
+    assert nets_of(stays + quarter_hours("b", 0, 2)) == [8, 8, None, 4, 4, 4], "its last minutes"
+    assert nets_of(stays + quarter_hours("b", 2, 6)) == [4, 4, 8, 8, 8, 8]
+
+
+def test_a_counter_that_joins_late_makes_only_the_hour_of_its_first_reading_unknown():
+    stays = quarter_hours("a", 0, 6)
+    joins = [counter(2.25 + step * 0.25, 10 + step, stream="b") for step in range(16)]
+    assert nets_of(stays + joins) == [4, 4, None, 8, 8, 8]
+
+
+def test_a_stream_missing_from_a_few_readings_is_unknown_there_and_not_zero():
+    stays = quarter_hours("a", 0, 6)
+    misses = quarter_hours("b", 0, 2) + quarter_hours("b", 3, 6)
+    assert nets_of(stays + misses) == [8, 8, None, 8, 8, 8]
+    assert nets_of(quarter_hours("a", 0, 6) + quarter_hours("b", 0, 5)) == [8, 8, 8, 8, 8, None], "it may come back"

@@ -271,7 +271,7 @@ def test_adapters_are_closed_whatever_happens(rig, monkeypatch):
         made.append(FakeNode(settings.name, clock))
         return made[-1]
 
-    monkeypatch.setattr("orcha_pipeline.ingest.make_adapter", make)
+    monkeypatch.setattr("orcha_pipeline.ingest.make_adapter_anyhow", make)
     with pytest.raises(RuntimeError), open_adapters(rig.installation, ["fake"]) as adapters:
         assert sorted(adapters) == ["a", "b"]
         raise RuntimeError

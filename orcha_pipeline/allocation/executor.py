@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 from orcha_pipeline.allocation.gates import Change
 from orcha_pipeline.allocation.plan import total_use
 from orcha_pipeline.clock import Clock
-from orcha_pipeline.errors import AdapterError, OrchaError
+from orcha_pipeline.errors import AdapterError, OrchaError, where
 from orcha_pipeline.model import RESOURCES, ApplicationStatus, Lever, Resources
 from orcha_pipeline.protocols.base import Adapter
 
@@ -83,8 +83,8 @@ def apply_changes(
     `adapters` and `demands` (use at share 1.0) are by node and cover at least the changed ones; `others` is what the
     host's unchanged nodes use. Nothing is touched (`dropped`) unless every lever still stands where the decision
     found it and no moment of the sequence exceeds `capacity`. A step that fails or reads back more than half a step
-    of the lever away is undone with all before it, last first (`rolled_back`, or `rollback_failed`). An error outside
-    the adapters' family is rolled back likewise and then raised as `ApplicationError`.
+    of the lever away is undone with all before it, last first (`rolled_back`, or `rollback_failed`). An error that is
+    not an adapter's (the journal's, say) is rolled back likewise and then raised as `ApplicationError`.
     """
     application = _Application(
         application_id=application_id,
@@ -191,6 +191,10 @@ class _Application:
             reading = adapter.allocation()
         except AdapterError as failure:
             raise _Dropped(f"{change.node} could not be read before the first step: {failure.message}") from failure
+        except Exception as failure:  # noqa: BLE001 -- a plug-in fails in any way
+            # Its text may repeat a secret, so it is not kept.
+            told = f"the adapter failed: {where(failure)}"
+            raise _Dropped(f"{change.node} could not be read before the first step: {told}") from None
         if lever is None:
             raise _Dropped(f"{change.node} has no lever {change.lever} any more.")
         if not lever.writable:
@@ -253,6 +257,8 @@ class _Application:
             applied = self._adapters[step.node].apply(step.lever, step.requested)
         except AdapterError as failure:
             return self._finished(step, None, failure.message)
+        except Exception as failure:  # noqa: BLE001 -- a plug-in fails in any way; its text may repeat a secret
+            return self._finished(step, None, f"the adapter failed: {where(failure)}")
         if applied.read_back is None:
             return self._finished(step, None, f"{step.lever} could not be read back")
         if not abs(applied.read_back - step.requested) <= move.tolerance:
@@ -312,10 +318,7 @@ class _Application:
             return self._finished(
                 step, None, f"left where it is, for setting it back would exceed the host's {exceeded}"
             )
-        try:
-            finished = self._acted(step, move)
-        except Exception as unexpected:  # noqa: BLE001 -- the other nodes must still be set back; it is told in the step
-            finished = self._finished(step, None, f"{type(unexpected).__name__}: {unexpected}")
+        finished = self._acted(step, move)
         if finished.status == "failed" and self._stands_at(move):
             # The answer was lost, the change was not: what the node itself shows is what counts.
             finished = self._finished(step, move.change.value_from, "")

@@ -138,16 +138,30 @@ def changes_of(plan: Plan) -> tuple[Change, ...]:
     )
 
 
+BUDGET_MONTH = timedelta(days=30)
+"""What a lever's `restarts_per_month` counts over."""
+
+
 def freeze_reason(
-    *, now: datetime, health: HealthState | None, lever: Lever | None, last_changed: datetime | None
+    *,
+    now: datetime,
+    health: HealthState | None,
+    lever: Lever | None,
+    last_changed: datetime | None,
+    restarts: int = 0,
 ) -> str:
-    """Why the planner must leave a node alone, by the rules its gates would hold it to; empty where it may move."""
+    """Why the planner must leave a node alone, by the rules its gates would hold it to; empty where it may move.
+
+    `restarts`: how often Orcha has restarted the node within `BUDGET_MONTH`.
+    """
     if health is None:
         return "nothing is known of its health"
     if health is not HealthState.HEALTHY:
         return f"it is {health.value.replace('_', ' ')}"
     if lever is not None and last_changed is not None and (rest := _left(now, last_changed, lever.cooldown)):
         return f"its cool-down lasts {_span(rest)} more"
+    if lever is not None and lever.restarts_per_month is not None and restarts >= lever.restarts_per_month:
+        return f"its {lever.restarts_per_month} restarts a month are used up"
     return ""
 
 

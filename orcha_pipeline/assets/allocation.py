@@ -9,12 +9,12 @@ from uuid import uuid4
 import dagster as dg
 from pydantic import TypeAdapter
 
-from orcha_pipeline.allocation.gates import Decision, decide, freeze_reason, hold_without_plan
+from orcha_pipeline.allocation.gates import BUDGET_MONTH, Decision, decide, freeze_reason, hold_without_plan
 from orcha_pipeline.allocation.plan import Plan
 from orcha_pipeline.assets.forecast import FORECAST
 from orcha_pipeline.assets.ingest import OWNERS
 from orcha_pipeline.assets.metadata import picture
-from orcha_pipeline.errors import AdapterError, PlanError
+from orcha_pipeline.errors import AdapterError, PlanError, where
 from orcha_pipeline.installation import Installation
 from orcha_pipeline.model import Host, Lever, Verdict, YieldForecast
 from orcha_pipeline.protocols.base import Adapter
@@ -43,6 +43,7 @@ class Situation:
     states: Mapping[str, NodeState]
     forecasts: Mapping[str, YieldForecast]
     last_changed: Mapping[str, datetime]
+    steps_this_month: Mapping[str, int]
 
 
 def read_situation(warehouse: Warehouse, now: datetime) -> Situation:
@@ -53,14 +54,22 @@ def read_situation(warehouse: Warehouse, now: datetime) -> Situation:
             states=decisions.node_states(connection, since=now - READINGS_COUNT_FOR),
             forecasts=decisions.latest_forecasts(connection, since=now - FORECAST_COUNTS_FOR),
             last_changed=decisions.last_changes(connection),
+            steps_this_month=decisions.steps_since(connection, now - BUDGET_MONTH),
         )
 
 
-def why_frozen(state: NodeState | None, lever: Lever | None, last_changed: datetime | None, now: datetime) -> str:
+def why_frozen(node: str, lever: Lever | None, situation: Situation) -> str:
     """Why a node must keep what it has; empty when it may be changed."""
+    state = situation.states.get(node)
     if state is None:
         return "it was not read in this cycle"
-    frozen = freeze_reason(now=now, health=state.state, lever=lever, last_changed=last_changed)
+    frozen = freeze_reason(
+        now=situation.now,
+        health=state.state,
+        lever=lever,
+        last_changed=situation.last_changed.get(node),
+        restarts=situation.steps_this_month.get(node, 0),
+    )
     if frozen:
         return f"{frozen}: {state.reason}" if state.reason else frozen
     return "" if state.share_is_current else "its present allocation could not be read"
@@ -82,12 +91,7 @@ def make_plan(installation: Installation, host: Host, situation: Situation, leve
                 share_now=states[node.name].share if node.name in states else None,
                 yields=situation.forecasts.get(node.name),
                 curvature=planner.response_curvature,
-                frozen=why_frozen(
-                    states.get(node.name),
-                    levers.get(node.name),
-                    situation.last_changed.get(node.name),
-                    situation.now,
-                ),
+                frozen=why_frozen(node.name, levers.get(node.name), situation),
             )
             for node in nodes
         ],
@@ -108,6 +112,8 @@ def first_levers(adapters: Mapping[str, Adapter]) -> tuple[dict[str, Lever | Non
                 levers[name] = next(iter(adapter.levers()), None)
         except AdapterError as error:
             failures[name] = error.message
+        except Exception as error:  # noqa: BLE001 (a plug-in fails in any way; the other nodes must be planned)
+            failures[name] = f"the adapter failed: {where(error)}"
     return levers, failures
 
 

@@ -8,7 +8,7 @@ import dagster as dg
 
 from orcha_pipeline.assets.ingest import OWNERS, PRICES, fact_keys
 from orcha_pipeline.model import HOUR, Window, hour_of
-from orcha_pipeline.protocols.registry import make_adapter
+from orcha_pipeline.protocols.registry import make_adapter_anyhow
 from orcha_pipeline.resources import NodesResource, WarehouseResource
 from orcha_pipeline.warehouse.derived import rebuild_earnings_hourly, rebuild_features
 
@@ -46,7 +46,7 @@ def build_earnings(protocols: Sequence[str]) -> list[dg.AssetsDefinition]:
         installation = nodes.installation()
         tokens = {}
         for settings in installation.settings.nodes:
-            adapter = make_adapter(settings, installation.clock)
+            adapter = make_adapter_anyhow(settings, installation.clock)
             tokens[settings.name] = (adapter.token, adapter.tokens_per_native)
             adapter.close()
         window = _window(nodes, config)

@@ -14,6 +14,7 @@ from orcha_pipeline.resources import NodesResource, WarehouseResource
 
 FACTS = {
     "earnings": "What the nodes say they earned: running totals and dated amounts, in their own unit.",
+    "balances": "Where the money that was earned stands: accrued, pending, settled, doubtful, held.",
     "resource_usage": "What the nodes use: bytes, connections, cores, as far as they tell.",
     "node_health": "Whether each node works, why not, and how its reputation stands.",
     "allocations_observed": "What each node has now, as it reports it itself.",

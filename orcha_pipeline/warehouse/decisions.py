@@ -344,6 +344,12 @@ def last_changes(connection: Connection) -> dict[str, datetime]:
     return {row["node"]: row["moved_at"] for row in rows}
 
 
+def steps_since(connection: Connection, since: datetime) -> dict[str, int]:
+    """Node -> how often its lever was moved since then. A failed move counts: it may have restarted the node."""
+    query = "SELECT node, count(*) AS steps FROM application_steps WHERE started_at >= ? GROUP BY node"
+    return {row["node"]: row["steps"] for row in _rows(connection, query, [naive(since)])}
+
+
 def record_step(connection: Connection, step: Mapping[str, Any]) -> None:
     """Write one step of an application, or what came of it."""
     connection.execute(

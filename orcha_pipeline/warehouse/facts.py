@@ -11,6 +11,7 @@ import pyarrow as pa  # pyright: ignore[reportMissingTypeStubs]
 
 from orcha_pipeline.model import (
     Amounts,
+    Balance,
     EarningsBucket,
     EarningsCounter,
     EarningsObservation,
@@ -102,6 +103,22 @@ def _usage_row(subject: str, observed_at: datetime, item: UsageReading, slot: da
     }
 
 
+def _balance_row(node: str, item: Balance, slot: datetime) -> Row:
+    return {
+        "node": node,
+        "slot": slot,
+        "observed_at": item.observed_at,
+        "kind": item.kind.value,
+        "account": item.account,
+        "counted_since": item.since,
+        "unit": item.unit,
+        "amount": item.amount,
+        "provenance": item.provenance.value,
+        "source": item.source,
+        "note": item.note,
+    }
+
+
 def _replace(connection: duckdb.DuckDBPyConnection, table: str, subject: str, rows: Sequence[Row]) -> int:
     """Append `rows`; what the table held for the same subjects (a node, a token) and slots goes."""
     if not rows:
@@ -119,10 +136,12 @@ def _replace(connection: duckdb.DuckDBPyConnection, table: str, subject: str, ro
 
 def record_readings(connection: duckdb.DuckDBPyConnection, readings: Sequence[NodeReading]) -> dict[str, int]:
     """Write node readings; what a node told before in the same slot is replaced. Returns rows written per table."""
-    rows: dict[str, list[Row]] = {t: [] for t in ("earnings", "resource_usage", "node_health", "allocations_observed")}
+    tables = ("earnings", "resource_usage", "node_health", "allocations_observed", "balances")
+    rows: dict[str, list[Row]] = {table: [] for table in tables}
     for reading in readings:
         slot = slot_of(reading.observed_at)
         rows["earnings"] += [_earnings_row(reading.node, item, slot) for item in reading.earnings]
+        rows["balances"] += [_balance_row(reading.node, balance, slot) for balance in reading.balances]
         rows["resource_usage"] += [_usage_row(reading.node, reading.observed_at, u, slot) for u in reading.usage]
         health = reading.health
         rows["node_health"].append(
@@ -203,18 +222,38 @@ def record_prices(connection: duckdb.DuckDBPyConnection, prices: Sequence[PriceR
 
 def record_nodes(connection: duckdb.DuckDBPyConnection, nodes: Sequence[Node], seen_at: datetime) -> None:
     """Keep the inventory of nodes the readings belong to."""
-    for node in nodes:
-        connection.execute(
-            "INSERT INTO nodes VALUES (?, ?, ?, ?, ?) ON CONFLICT (node) DO UPDATE SET "
-            "protocol = excluded.protocol, host = excluded.host, simulated = excluded.simulated",
-            [node.name, node.protocol, node.host, node.simulated, naive(seen_at)],
-        )
+    connection.execute("CREATE OR REPLACE TEMP TABLE incoming_nodes AS SELECT * FROM nodes LIMIT 0")
+    insert(
+        connection,
+        "incoming_nodes",
+        [
+            {
+                "node": node.name,
+                "protocol": node.protocol,
+                "host": node.host,
+                "simulated": node.simulated,
+                "first_seen_at": seen_at,
+            }
+            for node in nodes
+        ],
+    )
+    connection.execute(
+        "INSERT INTO nodes SELECT * FROM incoming_nodes ON CONFLICT (node) DO UPDATE SET "
+        "protocol = excluded.protocol, host = excluded.host, simulated = excluded.simulated"
+    )
+    connection.execute("DROP TABLE incoming_nodes")
 
 
 def last_observed(connection: duckdb.DuckDBPyConnection, before_slot: datetime) -> dict[str, datetime]:
-    """When each node last told its earnings in a slot before `before_slot`."""
+    """Up to when each node has told its earnings, by readings of slots before `before_slot`.
+
+    A bucket tells up to its end, which is a little before it was read: what is dated in between comes next. Longer
+    buckets are of the past that a node remembers, whenever that was read.
+    """
     rows = connection.execute(
-        "SELECT node, max(observed_at) FROM earnings WHERE slot < ? GROUP BY node", [naive(before_slot)]
+        "SELECT node, max(coalesce(ended_at, observed_at)) FROM earnings "
+        "WHERE slot < ? AND (ended_at IS NULL OR ended_at < slot + INTERVAL 1 HOUR) GROUP BY node",
+        [naive(before_slot)],
     ).fetchall()
     return {node: aware(moment) for node, moment in rows}
 
@@ -279,12 +318,3 @@ def price_samples(connection: duckdb.DuckDBPyConnection, window: Window) -> dict
     for token, observed, usd in rows:
         found.setdefault(token, []).append((aware(observed), usd))
     return found
-
-
-def last_prices(connection: duckdb.DuckDBPyConnection, *, since: datetime) -> dict[str, Decimal]:
-    """Token -> the last usable price observed at `since` or later, USD."""
-    rows = connection.execute(
-        "SELECT token, arg_max(usd, observed_at) FROM prices WHERE usd IS NOT NULL AND observed_at >= ? GROUP BY token",
-        [naive(since)],
-    ).fetchall()
-    return dict(rows)

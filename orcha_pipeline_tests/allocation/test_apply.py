@@ -3,7 +3,6 @@ from datetime import timedelta
 import pytest
 
 from orcha_pipeline.allocation.apply import carry_out, changes_of_row
-from orcha_pipeline.allocation.executor import ApplicationError
 from orcha_pipeline.clock import FixedClock
 from orcha_pipeline.errors import AllocationError, PlanError
 from orcha_pipeline.model import ApplicationStatus, Verdict
@@ -180,14 +179,15 @@ def test_a_node_that_refuses_has_everything_set_back(rig):
     assert value_of(rig.warehouse, "SELECT count(*) FROM application_steps WHERE kind = 'rollback'") == 2
 
 
-def test_an_error_nobody_foresaw_is_on_record_and_raised(rig):
+def test_a_bug_of_an_adapter_is_rolled_back_and_on_record_without_its_text(rig):
     rig.decide()
     rig.nodes["b"].fails_to_apply = lambda: ZeroDivisionError("by zero") if rig.nodes["b"].value == 20 else None
-    with pytest.raises(ApplicationError, match="ZeroDivisionError"):
-        rig.carry_out()
+    rig.carry_out()
     assert rig.values[0] == 60
     assert rig.on_record() == [("rolled_back", True)]
-    assert "ZeroDivisionError" in value_of(rig.warehouse, "SELECT reason FROM applications")
+    reason = value_of(rig.warehouse, "SELECT reason FROM applications")
+    assert "ZeroDivisionError" in reason
+    assert "by zero" not in reason
 
 
 def test_an_interrupted_application_is_set_back_and_ends_on_record(rig):

@@ -6,6 +6,7 @@ import pytest
 from orcha_pipeline.allocation.gates import decide, hold_without_plan
 from orcha_pipeline.assets.allocation import (
     ALLOCATION_DECISION,
+    Situation,
     build_allocation,
     decision_row,
     first_levers,
@@ -32,34 +33,51 @@ def state(health=HealthState.HEALTHY, reason="", share=0.5, age=timedelta(0)):
     )
 
 
+def frozen(node_state, lever, last_changed=None, steps=0):
+    situation = Situation(
+        now=NOW,
+        states={} if node_state is None else {"n": node_state},
+        forecasts={},
+        last_changed={} if last_changed is None else {"n": last_changed},
+        steps_this_month={"n": steps},
+    )
+    return why_frozen("n", lever, situation)
+
+
 # --- why a node must keep what it has
 
 
 def test_a_healthy_node_read_just_now_may_be_changed():
-    assert why_frozen(state(), a_lever(), None, NOW) == ""
-    assert why_frozen(state(), None, NOW, NOW) == ""
+    assert frozen(state(), a_lever()) == ""
+    assert frozen(state(), None, NOW) == ""
 
 
 def test_a_node_that_was_not_read_keeps_what_it_has():
-    assert why_frozen(None, a_lever(), None, NOW) == "it was not read in this cycle"
+    assert frozen(None, a_lever()) == "it was not read in this cycle"
 
 
 @pytest.mark.parametrize("health", [health for health in HealthState if health is not HealthState.HEALTHY])
 def test_a_node_that_is_not_healthy_keeps_what_it_has_and_says_why(health):
-    told = why_frozen(state(health, "audit score 0.94"), a_lever(), None, NOW)
+    told = frozen(state(health, "audit score 0.94"), a_lever())
     assert told == f"it is {health.value.replace('_', ' ')}: audit score 0.94"
 
 
 def test_a_node_cools_down_after_a_change():
     lever = a_lever(cooldown=timedelta(hours=6))
-    assert "cool-down" in why_frozen(state(), lever, NOW - timedelta(hours=5), NOW)
-    assert why_frozen(state(), lever, NOW - timedelta(hours=6), NOW) == ""
+    assert "cool-down" in frozen(state(), lever, NOW - timedelta(hours=5))
+    assert frozen(state(), lever, NOW - timedelta(hours=6)) == ""
+
+
+def test_a_node_whose_restarts_are_used_up_rests_until_the_month_is_over():
+    lever = a_lever(restarts_per_month=3)
+    assert frozen(state(), lever, steps=2) == ""
+    assert frozen(state(), lever, steps=3) == "its 3 restarts a month are used up"
 
 
 def test_a_share_that_is_unknown_or_from_an_earlier_reading_is_not_moved():
     told = "its present allocation could not be read"
-    assert why_frozen(state(share=None), a_lever(), None, NOW) == told
-    assert why_frozen(state(age=timedelta(minutes=15)), a_lever(), None, NOW) == told
+    assert frozen(state(share=None), a_lever()) == told
+    assert frozen(state(age=timedelta(minutes=15)), a_lever()) == told
 
 
 # --- levers

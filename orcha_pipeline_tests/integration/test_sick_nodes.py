@@ -114,6 +114,7 @@ def test_what_a_silent_node_earned_meanwhile_is_neither_lost_nor_invented(rig):
 
 
 def test_without_prices_usd_is_unknown_and_the_cycle_still_decides(rig):
+    rig.advance(hours=2)  # a price read shortly before would stand in
     began = rig.installation.clock.now()
     rig.fault("coingecko", "dead")
     assert rig.run_cycle().success

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -9,6 +10,8 @@ from orcha_pipeline.model import (
     AllocationReading,
     Amounts,
     ApplicationStatus,
+    Balance,
+    BalanceKind,
     EarningsBucket,
     EarningsCounter,
     Gate,
@@ -102,6 +105,28 @@ def test_a_slot_read_again_is_replaced_and_another_slot_is_kept(warehouse):
     assert [item.amounts.net for item in found] == [2, 9]
 
 
+def test_balances_are_kept_apart_by_kind_and_account_and_unknown_stays_unknown(warehouse):
+    def balance(kind: BalanceKind, account: str, amount: Decimal | None) -> Balance:
+        return Balance(
+            kind=kind,
+            account=account,
+            observed_at=START,
+            since=None,
+            unit="USD",
+            amount=amount,
+            provenance=Provenance.MEASURED if amount is not None else Provenance.UNKNOWN,
+            source="test",
+        )
+
+    held = [balance(BalanceKind.HELD, "us1", Decimal("1.5")), balance(BalanceKind.HELD, "eu1", None)]
+    with warehouse.write() as connection:
+        for _ in range(2):  # a slot read again is replaced
+            facts.record_readings(connection, [replace(reading(0, WEI), balances=tuple(held))])
+    with warehouse.read() as connection:
+        rows = connection.execute("SELECT kind, account, amount FROM balances ORDER BY account").fetchall()
+    assert rows == [("held", "eu1", None), ("held", "us1", Decimal("1.5"))]
+
+
 def test_prices_of_a_slot_are_replaced_and_an_unknown_price_is_no_sample(warehouse):
     for usd in ("0.20", "0.25"):
         with warehouse.write() as connection:
@@ -109,8 +134,6 @@ def test_prices_of_a_slot_are_replaced_and_an_unknown_price_is_no_sample(warehou
     assert count(warehouse, "prices") == 2
     with warehouse.read() as connection:
         assert facts.price_samples(connection, Window(START, START + HOUR)) == {"golem": [(START, Decimal("0.25"))]}
-        assert facts.last_prices(connection, since=START) == {"golem": Decimal("0.25")}
-        assert facts.last_prices(connection, since=START + HOUR) == {}
 
 
 def test_history_asked_for_twice_is_kept_once_and_leaves_live_readings_alone(warehouse):
@@ -242,3 +265,32 @@ def test_only_the_latest_decision_waits_to_be_applied(warehouse):
         decisions.record_decision(connection, decision_row("d1", Verdict.REALLOCATE, 0))
         decisions.record_decision(connection, decision_row("d2", Verdict.HOLD, 1))
         assert decisions.unapplied(connection) == []
+
+
+def bucket(start: datetime, end: datetime, observed_at: datetime) -> EarningsBucket:
+    return EarningsBucket(
+        stream="accrued",
+        observed_at=observed_at,
+        window=Window(start, end),
+        unit="GLM",
+        amounts=Amounts(),
+        provenance=Provenance.UNKNOWN,
+        source="test",
+    )
+
+
+def test_the_next_window_begins_where_the_last_bucket_ended_not_when_it_was_read(warehouse: Warehouse):
+    read_at, answered_at = START + HOUR, START + HOUR + timedelta(seconds=4)
+    told = replace(reading(1, None), earnings=(bucket(START, read_at, answered_at),))
+    with warehouse.write() as connection:
+        facts.record_readings(connection, [told])
+        assert facts.last_observed(connection, START + 2 * HOUR) == {"golem-1": read_at}
+
+
+def test_a_past_read_just_now_does_not_stand_for_what_came_since_the_last_live_reading(warehouse: Warehouse):
+    now = START + timedelta(hours=9, minutes=20)
+    with warehouse.write() as connection:
+        facts.record_readings(connection, [reading(7, None)])
+        past = [bucket(START + hour * HOUR, START + (hour + 1) * HOUR, now) for hour in range(3)]
+        facts.record_earnings_history(connection, "golem-1", past)
+        assert facts.last_observed(connection, START + 9 * HOUR) == {"golem-1": START + 7 * HOUR}

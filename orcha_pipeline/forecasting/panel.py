@@ -1,0 +1,97 @@
+"""What every forecaster reads and answers: hourly series in, quantiles of the hours to come out. Pure.
+
+A *panel* is several series of one kind. An *origin* is the first hour that is not known yet; a forecaster sees only
+what `HourlySeries.before(origin)` holds, so that nothing at or after the origin can leak into a forecast.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+SEASON = 24
+WEEK = 168
+QUANTILES = (0.1, 0.5, 0.9)
+
+Floats = NDArray[np.float64]
+Tell = Callable[[str], None]
+"""Takes a line of progress for a person."""
+
+
+def say_nothing(_line: str) -> None:
+    """Progress for nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class HourlySeries:
+    """One series on a gapless hourly grid. `values` is (t,), NaN where unknown: never filled, never zero.
+
+    `first_hour` counts hours: from 1970-01-01 00:00 UTC (a Thursday) where the series has a calendar, else from
+    whatever the table's integers count from; `hour % 24` is the hour of the day either way, as far as one is known.
+    `shares` (t,), 0..1, NaN where unknown, is the node's allocation in each hour; None where there is no such thing.
+    """
+
+    name: str
+    first_hour: int
+    values: Floats
+    shares: Floats | None = None
+
+    @property
+    def end(self) -> int:
+        """The hour after the last one: the origin of a forecast from all that is known."""
+        return self.first_hour + len(self.values)
+
+    def before(self, origin: int) -> Self:
+        """What was there to know at `origin`: the hours before it."""
+        kept = max(0, origin - self.first_hour)
+        return replace(self, values=self.values[:kept], shares=None if self.shares is None else self.shares[:kept])
+
+    def between(self, start: int, end: int) -> Floats:
+        """The values of the hours `[start, end)`, NaN where the grid does not reach."""
+        result = np.full(max(0, end - start), np.nan)
+        low, high = max(start, self.first_hour), min(end, self.end)
+        if low < high:
+            result[low - start : high - start] = self.values[low - self.first_hour : high - self.first_hour]
+        return result
+
+
+class Forecaster(ABC):
+    """One way to forecast. Fitted once on a panel, then asked from any number of histories.
+
+    Whatever it is, `forecast` depends on the fit and on the history given, on nothing else; the same panel, horizon
+    and seed give the same fit on the same machine.
+    """
+
+    name: ClassVar[str]
+    """As it stands in tables, in MLflow and in the warehouse."""
+
+    @abstractmethod
+    def fit(self, panel: Sequence[HourlySeries], *, horizon: int, seed: int, tell: Tell = say_nothing) -> None:
+        """Learn from `panel`, all of which may be looked at. Raises ModelError where there is too little of it."""
+
+    @abstractmethod
+    def forecast(self, histories: Sequence[HourlySeries], *, horizon: int) -> Floats:
+        """p10, p50, p90 of the `horizon` hours from each history's `end` on: (n, horizon, 3), in order.
+
+        `horizon` is at most the one fitted for. The histories may be of series never fitted on, of one series at
+        many origins, or too short: a row it has no answer for is all NaN, never an exception, never an infinity.
+        """
+
+    def save(self, folder: Path) -> None:
+        """Leave what `load` needs in `folder`, which exists and is its own. Nothing where nothing was learnt."""
+        del folder
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The forecaster that was saved in `folder`: it gives exactly the forecasts the saved one gave."""
+        del folder
+        return cls()
+
+    @property
+    def parameters(self) -> Mapping[str, float | int | str]:
+        """What shaped it, for MLflow: settings, and what the fit came to (rounds, epochs, rows)."""
+        return {}

@@ -8,9 +8,11 @@ from orcha_pipeline.assets.application import build_application
 from orcha_pipeline.assets.checks import build_checks
 from orcha_pipeline.assets.earnings import build_earnings
 from orcha_pipeline.assets.forecast import build_forecast
+from orcha_pipeline.assets.forecast_errors import build_forecast_errors
 from orcha_pipeline.assets.ingest import build_ingest
 from orcha_pipeline.assets.models import build_models
 from orcha_pipeline.automation.jobs import build_jobs
+from orcha_pipeline.automation.retraining import build_retraining_sensor
 from orcha_pipeline.automation.schedules import build_schedules
 from orcha_pipeline.automation.sensors import build_sensors
 from orcha_pipeline.protocols.registry import protocol_names
@@ -28,6 +30,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
             *build_earnings(protocols),
             *build_models(protocols),
             build_forecast(protocols),
+            build_forecast_errors(),
             build_anomalies(),
             *build_allocation(),
             build_application(),
@@ -35,7 +38,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
         asset_checks=build_checks(),
         jobs=build_jobs(protocols),
         schedules=build_schedules(cycle_cron=settings.cycle_cron),
-        sensors=build_sensors(),
+        sensors=[*build_sensors(), build_retraining_sensor(protocols)],
         resources={
             "nodes": NodesResource(),
             "warehouse": WarehouseResource(database=str(settings.warehouse_path)),

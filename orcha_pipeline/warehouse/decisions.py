@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 
-from orcha_pipeline.model import ApplicationStatus, Gate, HealthState, Verdict, YieldForecast
+from orcha_pipeline.model import YIELD_USD, ApplicationStatus, Gate, HealthState, Verdict, YieldForecast
 from orcha_pipeline.warehouse.facts import aware, insert, naive, scalar
 
 
@@ -78,8 +78,10 @@ class ApplicationRow:
 Connection = duckdb.DuckDBPyConnection
 
 
-def _rows(connection: Connection, query: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
-    result = connection.execute(query, list(parameters))
+def _rows(
+    connection: Connection, query: str, parameters: Sequence[object] | Mapping[str, object] = ()
+) -> list[dict[str, Any]]:
+    result = connection.execute(query, dict(parameters) if isinstance(parameters, Mapping) else list(parameters))
     columns = [column[0] for column in result.description or []]
     return [
         {name: aware(value) if isinstance(value, datetime) else value for name, value in zip(columns, row, strict=True)}
@@ -106,16 +108,29 @@ def count_models(connection: Connection, dagster_run_id: str) -> int:
 
 def champions(connection: Connection) -> dict[str, ModelRow]:
     """Protocol -> the model version that is served."""
-    rows = _rows(connection, "SELECT * FROM models WHERE champion ORDER BY protocol")
+    return {row.protocol: row for row in models(connection) if row.champion}
+
+
+def models(connection: Connection) -> list[ModelRow]:
+    """Every model version, by protocol and the latest first."""
+    rows = _rows(connection, "SELECT * FROM models ORDER BY protocol, trained_at DESC, CAST(version AS INTEGER) DESC")
     for row in rows:
         row["metrics"] = json.loads(row["metrics"])
-    return {row["protocol"]: ModelRow(**row) for row in rows}
+    return [ModelRow(**row) for row in rows]
+
+
+def set_champion(connection: Connection, protocol: str, version: str) -> None:
+    """Have this version served from the next forecast on."""
+    connection.execute("UPDATE models SET champion = (version = ?) WHERE protocol = ?", [version, protocol])
 
 
 def record_forecasts(connection: Connection, forecasts: Sequence[YieldForecast]) -> int:
-    """Write forecasts, a row a node and hour; the same node's forecast of the same moment is replaced."""
+    """Write forecasts, a row a node, target and hour; the same node's forecast of the same moment is replaced."""
     for item in forecasts:
-        connection.execute("DELETE FROM forecasts WHERE node = ? AND issued_at = ?", [item.node, naive(item.issued_at)])
+        connection.execute(
+            "DELETE FROM forecasts WHERE node = ? AND issued_at = ? AND target = ?",
+            [item.node, naive(item.issued_at), item.target],
+        )
     return insert(
         connection,
         "forecasts",
@@ -130,6 +145,7 @@ def record_forecasts(connection: Connection, forecasts: Sequence[YieldForecast])
                 "model": item.model,
                 "version": item.version,
                 "note": item.note,
+                "target": item.target,
             }
             for item in forecasts
             for hour, p10, p50, p90 in zip(item.hours, item.p10, item.p50, item.p90, strict=True)
@@ -138,12 +154,13 @@ def record_forecasts(connection: Connection, forecasts: Sequence[YieldForecast])
 
 
 def latest_forecasts(connection: Connection, *, since: datetime) -> dict[str, YieldForecast]:
-    """Node -> its latest forecast issued at `since` or later."""
+    """Node -> the latest forecast of its yield issued at `since` or later."""
     rows = _rows(
         connection,
         "SELECT f.* FROM forecasts f JOIN (SELECT node, max(issued_at) AS issued_at FROM forecasts "
-        "WHERE issued_at >= ? GROUP BY node) l USING (node, issued_at) ORDER BY node, hour",
-        [naive(since)],
+        "WHERE issued_at >= $since AND target = $target GROUP BY node) l USING (node, issued_at) "
+        "WHERE f.target = $target ORDER BY node, hour",
+        {"since": naive(since), "target": YIELD_USD},
     )
     by_node: dict[str, list[dict[str, Any]]] = {}
     for row in rows:

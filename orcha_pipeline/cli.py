@@ -3,6 +3,7 @@
 import logging
 import sys
 from datetime import datetime
+from getpass import getuser
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,10 @@ app.add_typer(prices_app, name="prices")
 app.add_typer(testnet_app, name="testnet")
 world_app = typer.Typer(help="Worlds for the testnet and for backtests.", no_args_is_help=True)
 testnet_app.add_typer(world_app, name="world")
+backtest_app = typer.Typer(help="What would have been done, measured on the past.", no_args_is_help=True)
+app.add_typer(backtest_app, name="backtest")
+models_app = typer.Typer(help="The forecasting models: list them (the default), check, promote, roll back.")
+app.add_typer(models_app, name="models")
 
 Config = Annotated[Path | None, typer.Option("--config", help="orcha.toml to use.", envvar="ORCHA_CONFIG")]
 console = Console()
@@ -226,6 +231,122 @@ def new_world(
     with console.status(f"Writing {out}"):
         write_world(out, kind=kind, seed=seed, days=days, prices=prices)
     console.print(f"Wrote {out}: {days} days of the kind {kind}, seed {seed}.")
+
+
+History = Annotated[
+    Path, typer.Option("--history", help="CSV (also .gz) or Parquet: unique_id, ds (a time or an integer hour), y.")
+]
+Horizon = Annotated[int, typer.Option(min=1, max=168, help="Hours ahead.")]
+Models = Annotated[str | None, typer.Option("--models", help="Candidates, separated by commas; all without it.")]
+Seed = Annotated[int, typer.Option(min=0, help="For what is drawn at random: the same seed gives the same forecasts.")]
+
+
+@app.command("forecast")
+def forecast_series(
+    *,
+    history: History,
+    out: Annotated[Path, typer.Option(help="CSV or Parquet to write: unique_id, ds, p10, p50, p90.")],
+    horizon: Horizon = 24,
+    models: Models = None,
+    seed: Seed = 0,
+) -> None:
+    """Forecast any hourly series: train the candidates, prove them on the history's end, serve the best blend."""
+    from orcha_pipeline.forecasting.commands import forecast
+
+    forecast(console, history=history, out=out, horizon=horizon, models=models, seed=seed)
+
+
+@backtest_app.command("forecast")
+def backtest_forecast(
+    *,
+    history: History,
+    test: Annotated[
+        Path | None, typer.Option(help="The hours after the history, in the same form: one origin, the history's end.")
+    ] = None,
+    horizon: Horizon = 24,
+    last: Annotated[
+        int | None, typer.Option(min=1, help="Hours at the history's end to test on; needed without --test.")
+    ] = None,
+    step: Annotated[int, typer.Option(min=1, help="Hours from one origin to the next.")] = 24,
+    models: Models = None,
+    seed: Seed = 0,
+    out: Annotated[Path | None, typer.Option("--json", help="A file for everything, by series too.")] = None,
+) -> None:
+    """Measure every candidate on rolling origins, and what would have been served at each of them."""
+    from orcha_pipeline.forecasting.commands import backtest_forecast as run
+
+    run(console, history=history, test=test, horizon=horizon, last=last, step=step, models=models, seed=seed, out=out)
+
+
+Protocol = Annotated[str, typer.Argument(help="Whose model, for example storj.")]
+Version = Annotated[str, typer.Argument(help="Which version, as `orcha models` lists them.")]
+Why = Annotated[str, typer.Option("--why", help="The reason, kept with the move.")]
+Who = Annotated[str | None, typer.Option("--who", help="Who decided it; you, without it.")]
+
+
+@models_app.callback(invoke_without_command=True)
+def models(context: typer.Context, *, config: Config = None, as_json: AsJson = False) -> None:
+    """List every model version: measures, aliases, live errors, and who made it champion."""
+    if context.invoked_subcommand is None:
+        list_models(config=config, as_json=as_json)
+        return
+    given = (context.get_parameter_source(name) for name in ("config", "as_json"))
+    if any(source is not None and source.name == "COMMANDLINE" for source in given):
+        raise typer.BadParameter(f"give --config and --json behind `{context.invoked_subcommand}`")
+
+
+@models_app.command("list")
+def list_models(
+    protocol: Annotated[str | None, typer.Argument(help="Of one protocol alone.")] = None,
+    *,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """List every model version: measures, aliases, live errors, and who made it champion."""
+    from orcha_pipeline.installation import open_installation
+    from orcha_pipeline.models_view import models_json, models_table, survey
+
+    installation = open_installation(config)
+    lines = survey(installation.warehouse, protocol=protocol)
+    if as_json:
+        typer.echo(models_json(lines))
+    elif not lines:
+        console.print(f"No model{f' of {protocol}' if protocol else ''} has been trained yet.")
+    else:
+        console.print(models_table(lines, simulated=installation.simulated))
+
+
+@models_app.command("check")
+def check_model(protocol: Protocol, version: Version, *, config: Config = None) -> None:
+    """Load a version from its files and have it give again, bit by bit, the forecasts its training logged."""
+    from orcha_pipeline.forecasting.champion import check
+    from orcha_pipeline.installation import open_installation
+
+    installation = open_installation(config)
+    count = check(installation.warehouse, home=installation.settings.home, protocol=protocol, version=version)
+    console.print(f"Version {version} of {protocol} gives the same {count} forecasts as at its training.")
+
+
+@models_app.command("promote")
+def promote_model(protocol: Protocol, version: Version, *, why: Why, who: Who = None, config: Config = None) -> None:
+    """Make a version the champion: it is served from the next forecast on."""
+    from orcha_pipeline.forecasting.champion import open_place, promote
+
+    place = open_place(config)
+    with _progress(f"Promoting version {version}"):
+        move = promote(place, protocol=protocol, version=version, who=who or getuser(), why=why)
+    console.print(move.told())
+
+
+@models_app.command("rollback")
+def rollback_model(protocol: Protocol, *, why: Why, who: Who = None, config: Config = None) -> None:
+    """Make the champion before the present one champion again."""
+    from orcha_pipeline.forecasting.champion import open_place, rollback
+
+    place = open_place(config)
+    with _progress("Rolling back"):
+        move = rollback(place, protocol=protocol, who=who or getuser(), why=why)
+    console.print(move.told())
 
 
 def main() -> None:

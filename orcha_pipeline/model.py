@@ -11,6 +11,10 @@ from decimal import Decimal
 from enum import StrEnum
 
 HOUR = timedelta(hours=1)
+YIELD_USD = "yield_usd"
+"""A target of forecasting: USD per hour at full share."""
+NET_NATIVE = "net_native"
+"""A target of forecasting: what a node earns an hour, in its own unit, at the share it has."""
 SLOT = timedelta(minutes=15)
 """One cycle. Readings of the same slot replace each other, so that a cycle run twice writes once."""
 
@@ -328,7 +332,10 @@ class PriceReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class YieldForecast:
-    """USD per hour at full share for each of the coming hours, three quantiles; `hours` is 24 long."""
+    """A node's target for each of the coming hours, three quantiles; `hours` is 24 long.
+
+    The target is YIELD_USD, which plans are made from, or NET_NATIVE.
+    """
 
     node: str
     issued_at: datetime
@@ -339,6 +346,7 @@ class YieldForecast:
     model: str
     version: str
     note: str = ""
+    target: str = YIELD_USD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from orcha_pipeline.installation import Installation, open_installation
 from orcha_pipeline.prices import PriceClient
 from orcha_pipeline.protocols.base import Adapter
 from orcha_pipeline.protocols.registry import tokens_of
+from orcha_pipeline.settings import mlflow_store
 from orcha_pipeline.warehouse.connection import Warehouse
 
 
@@ -74,7 +75,7 @@ class ModelRegistryResource(dg.ConfigurableResource["ModelRegistryResource"]):
     @property
     def tracking_uri(self) -> str:
         """MLflow's store."""
-        return f"sqlite:///{(Path(self.home) / 'mlflow' / 'mlflow.db').resolve()}"
+        return mlflow_store(Path(self.home))
 
     def folder(self, protocol: str, run_id: str) -> Path:
         """Where a training leaves its model; `path` of a model row is relative to the data folder."""

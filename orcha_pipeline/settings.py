@@ -5,7 +5,7 @@ Where the values come from (`orcha.toml`, the environment) is told and read in `
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
@@ -19,6 +19,14 @@ Amount = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
 PriceSourceName = Literal["coingecko", "coinpaprika", "defillama", "coinbase"]
+ForecastModel = Literal[
+    "seasonal_naive", "seasonal_naive_168", "hour_mean", "lightgbm", "lightgbm_log1p", "mstl", "theta", "lstm"
+]
+
+
+def mlflow_store(home: Path) -> str:
+    """MLflow's store below the data folder."""
+    return f"sqlite:///{(home / 'mlflow' / 'mlflow.db').resolve()}"
 
 
 def _no_truth_value(value: object) -> object:
@@ -186,10 +194,10 @@ class PlannerSettings(Section):
 class ForecastSettings(Section):
     """Training and serving of the yield forecast."""
 
-    context_hours: Annotated[int, Field(ge=24, le=336)] = 72
+    candidates: tuple[ForecastModel, ...] = get_args(ForecastModel)
+    """Which of them are trained and measured; seasonal naive always is."""
     min_history_hours: Annotated[int, Field(ge=25)] = 48
     """Below this a node is forecast by seasonal naive, marked so."""
-    max_epochs: Annotated[int, Field(ge=1)] = 30
     seed: int = 7
 
 
@@ -247,6 +255,11 @@ class Settings(BaseSettings):
         """The arguments only, so that a stray variable cannot change settings made in code."""
         del settings_cls, env_settings, dotenv_settings, file_secret_settings
         return (init_settings,)
+
+    @property
+    def mlflow_store(self) -> str:
+        """MLflow's store, written straight into: no server need be up."""
+        return mlflow_store(self.home)
 
     @property
     def warehouse_path(self) -> Path:

@@ -24,6 +24,7 @@ from orcha_pipeline.model import HOUR, hour_of
 from orcha_pipeline.supervisor import Service, Supervisor, instance_lock, require_free_port
 from orcha_pipeline.warehouse import decisions
 from orcha_pipeline.warehouse.connection import Warehouse
+from orcha_pipeline.warehouse.decisions import ModelRow
 
 PROJECT = Path(__file__).resolve().parents[1]
 """The folder with dagster.yaml, workspace.yaml and mlflow/."""
@@ -238,8 +239,8 @@ class _Flow:
 
         self.follow(run_id, "Training, models", total=len(protocols), done=trained_so_far)
         with self.warehouse.read() as connection:
-            trained = decisions.champions(connection)
-        told = ", ".join(f"{m.protocol} v{m.version} ({m.kind})" for m in trained.values())
+            trained = [row for row in decisions.models(connection) if row.dagster_run_id == run_id]
+        told = ", ".join(_model_told(row) for row in trained)
         return told or "none yet, for no hour of any node is known; nodes without history are left as they are"
 
     def cycle(self) -> str:
@@ -296,7 +297,9 @@ def up(installation: Installation, console: Console, *, config: Path | None, onc
         flow = _Flow(installation, warehouse, api, console)
         with warehouse.read() as connection:
             has_history = decisions.count_features(connection) > 0
-            missing = set(installation.node_protocols().values()) - set(decisions.champions(connection))
+            missing = set(installation.node_protocols().values()) - {
+                row.protocol for row in decisions.models(connection)
+            }
         if not has_history:
             flow.timed("History", flow.record_history)
         if missing:
@@ -325,3 +328,10 @@ def _wait_until_loaded(api: DagsterApi, console: Console, logs: Path) -> None:
                 raise SupervisionError(f"Dagster cannot load the project: {error}")
             time.sleep(POLL_SECONDS)
     raise SupervisionError(f"Dagster did not load the project within 120 s. See {logs / 'code-server.log'}.")
+
+
+def _model_told(row: ModelRow) -> str:
+    """A new model version with its error in the backtest, beside seasonal naive's."""
+    served, naive = (row.metrics.get(f"{name} wape") for name in ("served", "seasonal_naive"))
+    measured = "not measured yet" if served is None or naive is None else f"WAPE {served:.2f}, naive {naive:.2f}"
+    return f"{row.protocol} v{row.version} ({measured}{'' if row.champion else ', not champion'})"

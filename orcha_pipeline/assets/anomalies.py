@@ -9,7 +9,7 @@ import dagster as dg
 from orcha_pipeline.assets.earnings import FEATURES
 from orcha_pipeline.assets.forecast import FORECAST
 from orcha_pipeline.assets.ingest import OWNERS
-from orcha_pipeline.model import Window, slot_of
+from orcha_pipeline.model import YIELD_USD, Window, slot_of
 from orcha_pipeline.resources import NodesResource, WarehouseResource
 from orcha_pipeline.warehouse import decisions
 from orcha_pipeline.warehouse.frames import frame
@@ -45,6 +45,7 @@ def build_anomalies() -> dg.AssetsDefinition:
             health = frame(connection, "node_health", past)
             usage = frame(connection, "resource_usage", past)
             forecasts = frame(connection, "forecasts", upcoming)
+        forecasts = forecasts[forecasts["target"] == YIELD_USD]
         own = set(installation.node_protocols())
         found = [
             anomaly for anomaly in detect(features, health, forecasts, now=now, usage=usage) if anomaly.node in own

@@ -2,22 +2,25 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import pandas as pd
 
 from orcha_pipeline.assets.earnings import FEATURES
 from orcha_pipeline.assets.ingest import OWNERS
 from orcha_pipeline.assets.metadata import picture
 from orcha_pipeline.assets.models import model_keys
-from orcha_pipeline.model import HOUR, Window, YieldForecast, hour_of
+from orcha_pipeline.model import YIELD_USD, Window, YieldForecast, hour_of
 from orcha_pipeline.resources import ModelRegistryResource, NodesResource, WarehouseResource
 from orcha_pipeline.warehouse import decisions
-from orcha_pipeline.warehouse.frames import frame as table_frame
+from orcha_pipeline.warehouse.columns import feature_columns
+
+if TYPE_CHECKING:
+    from orcha_pipeline.forecasting.panel import HourlySeries
 
 FORECAST = dg.AssetKey(["forecast"])
-HISTORY_READ = timedelta(days=28)
+HISTORY_READ = timedelta(days=35)
+"""The same hour of four weeks before is the furthest a model looks back."""
 
 
 def build_forecast(protocols: Sequence[str]) -> dg.AssetsDefinition:
@@ -38,7 +41,8 @@ def build_forecast(protocols: Sequence[str]) -> dg.AssetsDefinition:
         warehouse: WarehouseResource,
         model_registry: ModelRegistryResource,
     ) -> dg.MaterializeResult[Any]:
-        """USD per hour at full share, p10/p50/p90, for each node and each of the next 24 hours."""
+        """Yield (USD per hour at full share) and native earnings of each node for each of the next 24 hours."""
+        from orcha_pipeline.forecasting.features import node_and_target, panel_of
         from orcha_pipeline.forecasting.serving import forecast as serve
 
         installation = nodes.installation()
@@ -46,29 +50,29 @@ def build_forecast(protocols: Sequence[str]) -> dg.AssetsDefinition:
         store = warehouse.warehouse
         with store.read() as connection:
             champions = decisions.champions(connection)
-            frame = table_frame(connection, "features_hourly", Window(hour_of(now) - HISTORY_READ, hour_of(now)))
+            columns = feature_columns(connection, Window(hour_of(now) - HISTORY_READ, hour_of(now)))
         by_node = installation.node_protocols()
+        panel = panel_of(columns, nodes=set(by_node))
         issued: list[YieldForecast] = []
         for protocol in sorted(set(by_node.values())):
             champion = champions.get(protocol)
             issued += serve(
-                frame,
-                nodes=[node for node, name in by_node.items() if name == protocol],
+                [one for one in panel if by_node[node_and_target(one.name)[0]] == protocol],
                 issued_at=now,
                 model_dir=None if champion is None else model_registry.absolute(champion.path),
-                settings=installation.settings,
+                min_history_hours=installation.settings.forecast.min_history_hours,
             )
         with store.write() as connection:
             rows = decisions.record_forecasts(connection, issued)
         for item in issued:
-            if item.note:
+            if item.note and item.target == YIELD_USD:
                 context.log.warning("%s is forecast by %s: %s", item.node, item.model, item.note)
-        recent = frame[frame["hour"] >= hour_of(now) - 72 * HOUR]
+        served = {item.node for item in issued if item.target == YIELD_USD}
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": rows,
-                **_told(recent, issued),
-                "without forecast": ", ".join(sorted(set(by_node) - {f.node for f in issued})) or "none",
+                **_told(panel, issued),
+                "without forecast": ", ".join(sorted(set(by_node) - served)) or "none",
                 "simulated": installation.simulated,
             }
         )
@@ -76,25 +80,27 @@ def build_forecast(protocols: Sequence[str]) -> dg.AssetsDefinition:
     return forecast
 
 
-def _told(recent: pd.DataFrame, issued: Sequence[YieldForecast]) -> dict[str, Any]:
+def _told(panel: Sequence["HourlySeries"], issued: Sequence[YieldForecast]) -> dict[str, Any]:
     """The fan and the table, where there is anything to show."""
     from orcha_pipeline.forecasting.charts import forecast_fan_png
 
     if not issued:
         return {}
+    yields = [item for item in issued if item.target == YIELD_USD]
     records = [
         dg.TableRecord(
             {
                 "node": item.node,
+                "target": item.target,
                 "model": f"{item.model} {item.version}",
-                "next hour, USD/h at full share": round(item.p50[0], 5),
-                "24 h mean": round(sum(item.p50) / len(item.p50), 5),
+                "next hour": float(f"{item.p50[0]:.4g}"),
+                "24 h mean": float(f"{sum(item.p50) / len(item.p50):.4g}"),
                 "note": item.note,
             }
         )
         for item in issued
     ]
     return {
-        "fan": picture(forecast_fan_png(recent, issued), "forecast fan"),
+        "fan": picture(forecast_fan_png(panel, yields), "forecast fan"),
         "forecasts": dg.MetadataValue.table(records),
     }

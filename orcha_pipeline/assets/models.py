@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -11,12 +10,19 @@ from orcha_pipeline.assets.earnings import FEATURES
 from orcha_pipeline.assets.ingest import OWNERS
 from orcha_pipeline.assets.metadata import picture
 from orcha_pipeline.errors import ModelError
-from orcha_pipeline.model import Window, hour_of
+from orcha_pipeline.model import YIELD_USD, Window, hour_of
 from orcha_pipeline.resources import ModelRegistryResource, NodesResource, WarehouseResource
-from orcha_pipeline.warehouse import decisions
-from orcha_pipeline.warehouse.frames import frame as table_frame
+from orcha_pipeline.warehouse import decisions, forecast_rows
+from orcha_pipeline.warehouse.columns import feature_columns
+
+if TYPE_CHECKING:
+    from orcha_pipeline.forecasting.artifact import Manifest
+    from orcha_pipeline.forecasting.training import TrainedModel
 
 TRAINING_HISTORY = timedelta(days=90)
+SERVED = "served"
+CHARTED = ("served wape", "seasonal_naive wape", "lstm wape", "lightgbm wape", "served coverage80")
+"""What Dagster draws from training to training."""
 
 
 def model_keys(protocols: Sequence[str]) -> list[dg.AssetKey]:
@@ -35,9 +41,9 @@ def _build_model(protocol: str) -> dg.AssetsDefinition:
         key=[protocol, "earnings_model"],
         deps=[FEATURES],
         group_name="models",
-        kinds={"tensorflow", "mlflow"},
+        kinds={"tensorflow", "lightgbm", "mlflow"},
         owners=OWNERS,
-        description=f"{protocol.capitalize()}: LSTM of the yield for the next 24 hours, beside seasonal naive.",
+        description=f"{protocol.capitalize()}: yield and native earnings of the next 24 hours, an LSTM and its rivals.",
         output_required=False,
     )
     def earnings_model(
@@ -46,6 +52,7 @@ def _build_model(protocol: str) -> dg.AssetsDefinition:
         warehouse: WarehouseResource,
         model_registry: ModelRegistryResource,
     ) -> Any:
+        from orcha_pipeline.forecasting.features import panel_of
         from orcha_pipeline.forecasting.model_registry import log_training
         from orcha_pipeline.forecasting.training import train_protocol
 
@@ -57,55 +64,75 @@ def _build_model(protocol: str) -> dg.AssetsDefinition:
         now = installation.clock.now()
         store = warehouse.warehouse
         with store.read() as connection:
-            frame = table_frame(connection, "features_hourly", Window(hour_of(now) - TRAINING_HISTORY, hour_of(now)))
-        frame = frame[frame["node"].isin(own)]
-        if not frame["yield_usd"].notna().any():
+            columns = feature_columns(connection, Window(hour_of(now) - TRAINING_HISTORY, hour_of(now)))
+            champion = decisions.champions(connection).get(protocol)
+        with store.write() as connection:
+            forecast_rows.take_requests(connection, protocol, context.run.run_id, now)
+        panel = panel_of(columns, nodes=own)
+        if not panel:
             context.log.warning("No hour of %s is known yet: seasonal naive serves once there are some.", protocol)
             return
         folder = model_registry.folder(protocol, context.run.run_id)
         try:
             trained = train_protocol(
-                frame,
+                panel,
                 protocol=protocol,
-                settings=installation.settings,
+                settings=installation.settings.forecast,
                 out_dir=model_registry.absolute(folder),
                 trained_at=now,
+                dagster_run_id=context.run.run_id,
+                champion=None if champion is None else model_registry.absolute(champion.path),
+                tell=context.log.debug,
+            )
+            registered = log_training(
+                trained,
+                tracking_uri=model_registry.tracking_uri,
+                dagster_run_id=context.run.run_id,
+                tags={"simulated": str(installation.simulated).lower()},
             )
         except ModelError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
-        registered = log_training(
-            trained,
-            tracking_uri=model_registry.tracking_uri,
-            dagster_run_id=context.run.run_id,
-            tags={"simulated": str(installation.simulated).lower()},
-        )
+        manifest = trained.manifest
         row = decisions.ModelRow(
             protocol=protocol,
             version=registered.version,
-            kind=trained.manifest.kind,
+            kind=SERVED,
             trained_at=now,
             mlflow_run_id=registered.run_id,
             dagster_run_id=context.run.run_id,
-            data_start=trained.manifest.data_start,
-            data_end=trained.manifest.data_end,
-            data_hash=trained.manifest.data_sha256,
-            metrics=flat(trained.manifest.metrics),
+            data_start=manifest.data_start,
+            data_end=manifest.data_end,
+            data_hash=manifest.data_sha256,
+            metrics=flat(manifest),
             path=str(folder),
             champion=registered.champion,
         )
         with store.write() as connection:
             decisions.record_model(connection, row)
+            if registered.champion:
+                forecast_rows.record_alias(
+                    connection,
+                    protocol=protocol,
+                    version=registered.version,
+                    alias="champion",
+                    at=now,
+                    who="training",
+                    why=registered.why,
+                )
         mlflow_page = f"http://127.0.0.1:{installation.settings.services.mlflow_port}"
         yield dg.MaterializeResult(
             metadata={
-                "kind": row.kind,
                 "version": row.version,
-                **dict(sorted(row.metrics.items())),
+                "champion": registered.champion,
+                "why": registered.why,
+                "candidates": dg.MetadataValue.table(_records(manifest)),
+                **{name: row.metrics[name] for name in CHARTED if name in row.metrics},
+                "left out": "; ".join(one.refused for one in manifest.candidates.values() if one.refused) or "none",
                 "hours learned from": (row.data_end - row.data_start) / timedelta(hours=1),
                 "MLflow run": dg.MetadataValue.url(
                     f"{mlflow_page}/#/experiments/{registered.experiment_id}/runs/{registered.run_id}"
                 ),
-                **_pictures(trained.folder),
+                **_pictures(trained),
                 "simulated": installation.simulated,
             }
         )
@@ -113,10 +140,42 @@ def _build_model(protocol: str) -> dg.AssetsDefinition:
     return earnings_model
 
 
-def flat(metrics: dict[str, dict[str, float]]) -> dict[str, float]:
-    """{contender: {metric: value}} as {"contender metric": value}."""
-    return {f"{contender} {name}": value for contender, found in metrics.items() for name, value in found.items()}
+def flat(manifest: "Manifest") -> dict[str, float]:
+    """Every candidate's measures as "<candidate> <measure>", those of the yield's series where there are any."""
+    found: dict[str, float] = {}
+    for name, one in manifest.candidates.items():
+        for measure, value in one.by_target.get(YIELD_USD, one.scores).items():
+            found[f"{name} {measure}"] = value
+    for name, value in (("pooled_wape", manifest.pooled_wape), ("pooled_wape_std", manifest.pooled_wape_std)):
+        if value is not None:
+            found[f"{SERVED} {name}"] = value
+    return found
 
 
-def _pictures(folder: Path) -> dict[str, dg.MarkdownMetadataValue]:
-    return {path.stem: picture(path.read_bytes(), path.stem) for path in sorted(folder.glob("*.png"))}
+def _records(manifest: "Manifest") -> list[dg.TableRecord]:
+    """A line a candidate: its measures over all series of the protocol."""
+    measured = {name: one.scores for name, one in manifest.candidates.items() if one.scores}
+    # Every record of a table needs the same columns.
+    columns = list(dict.fromkeys(measure for scores in measured.values() for measure in scores))
+    return [
+        dg.TableRecord({"model": name, **{column: _rounded(scores.get(column)) for column in columns}})
+        for name, scores in measured.items()
+    ]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _pictures(trained: "TrainedModel") -> dict[str, dg.MarkdownMetadataValue]:
+    from orcha_pipeline.forecasting.charts import error_by_horizon_png, forecast_fan_png, loss_curve_png
+
+    pictures: dict[str, bytes] = {}
+    if trained.examples:
+        pictures["fan against truth"] = forecast_fan_png(trained.panel, trained.examples)
+    errors = {name: one.error_by_horizon for name, one in trained.manifest.candidates.items() if one.error_by_horizon}
+    if errors:
+        pictures["error by horizon"] = error_by_horizon_png(errors)
+    if trained.loss:
+        pictures["loss"] = loss_curve_png(trained.loss, trained.val_loss, best_epoch=trained.best_epoch)
+    return {name: picture(content, name) for name, content in pictures.items()}

@@ -1,63 +1,84 @@
-"""The folder one training leaves: `manifest.json`, and `model.onnx` and `model.keras` where a network was trained.
+"""The folder one training leaves: `manifest.json` and a folder a forecaster with what it has learnt.
 
-The manifest says how to make the inputs and how to read the outputs, so that serving needs nothing else; the hash of
-the ONNX file stands in it, so that half a file is found out before it is asked for a forecast.
+The manifest says what was learnt from, how every candidate fared and what is served of whom, so that serving and
+auditing need nothing else. The hash of each file stands in it, so that half a model is found out before it is asked.
 """
 
 import hashlib
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orcha_pipeline.errors import ModelError
 
+FORMAT = 2
 MANIFEST_FILE = "manifest.json"
 REGISTRATION_FILE = "registration.json"
-ONNX_FILE = "model.onnx"
-KERAS_FILE = "model.keras"
+CANDIDATES_FOLDER = "candidates"
+EXAMPLE_FILE = "example.npz"
 
-Kind = Literal["lstm", "seasonal-naive"]
+Measures = dict[str, float]
 
 
-class Manifest(BaseModel):
-    """What a trained model is. `metrics` holds the backtest of each contender on the same origins.
-
-    `data_start` and `data_end` bound the hours the training saw, the held-out ones included; `tested_from` is where
-    the held-out ones begin (None without a backtest). `widening` is what serving moves p10 down and p90 up by, in
-    the scaled space. `reason` says why a `seasonal-naive` is no LSTM.
-    """
-
+class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Kind
+
+class Candidate(_Part):
+    """One forecaster's part of a training. `scores` are empty where it was refused, and `refused` says why.
+
+    `scores` are over all series; `by_target` the same of each target's series alone. `error_by_horizon` is the WAPE of
+    each coming hour. `fallbacks` counts the windows it had no answer for, which seasonal naive answered.
+    """
+
+    scores: Measures = Field(default_factory=dict)
+    by_target: dict[str, Measures] = Field(default_factory=dict)
+    error_by_horizon: tuple[float, ...] = ()
+    fallbacks: int = 0
+    parameters: dict[str, float | int | str] = Field(default_factory=dict)
+    refused: str = ""
+
+
+class Manifest(_Part):
+    """What a trained model is.
+
+    `data_start` and `data_end` bound the hours the training saw. Forecasters were fitted on those before
+    `fitted_before`; the rest chose and calibrated what is served, and the origins from `tested_from` on (None: too few
+    hours for a test) measured it. `candidates` holds every candidate by name, and what is served as "served".
+    `pooled_wape` is that of the yield served, errors and truths summed over all nodes as live errors are, and
+    `pooled_wape_std` its standard deviation from origin to origin. `saved` names the candidates whose folder lies
+    beside. `reason` says why no more than seasonal naive is served.
+    """
+
+    format: Literal[2] = FORMAT
     protocol: str
     trained_at: datetime
-    context_hours: int
+    dagster_run_id: str
+    code_version: str
+    seed: int
     horizon_hours: int
-    channels: tuple[str, ...]
-    inputs: tuple[str, ...]
-    scaling: str
     quantiles: tuple[float, ...]
-    widening: tuple[float, float]
-    nodes: tuple[str, ...]
+    targets: tuple[str, ...]
+    series: tuple[str, ...]
     data_start: datetime
     data_end: datetime
+    fitted_before: datetime
     tested_from: datetime | None
+    origins: int
     data_sha256: str
-    code_version: str
-    params: dict[str, float | int | str]
-    metrics: dict[str, dict[str, float]]
-    fit_seconds: float
-    onnx_sha256: str | None = None
+    candidates: dict[str, Candidate]
+    pooled_wape: float | None = None
+    pooled_wape_std: float | None = None
+    selection: dict[str, Any]
+    saved: tuple[str, ...]
+    files: dict[str, str]
     reason: str = ""
 
 
-class Registration(BaseModel):
+class Registration(_Part):
     """Under which name and version the registry knows the model of this folder."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     version: str
@@ -69,19 +90,27 @@ def write(folder: Path, part: Manifest | Registration) -> None:
     (folder / name).write_text(part.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
+def hashes(folder: Path) -> dict[str, str]:
+    """sha256 of every file below `folder` but manifest and registration, by its path in it."""
+    return {
+        path.relative_to(folder).as_posix(): sha256_of(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (MANIFEST_FILE, REGISTRATION_FILE)
+    }
+
+
 def read_manifest(folder: Path) -> Manifest:
-    """The folder's manifest, its ONNX file checked against it. Raises ModelError, saying what is wrong."""
+    """The folder's manifest, its files checked against it. Raises ModelError, saying what is wrong."""
     path = folder / MANIFEST_FILE
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except FileNotFoundError as missing:
         raise ModelError(f"{path} is missing: train the model again") from missing
     except (OSError, ValidationError) as unusable:
-        raise ModelError(f"{path} cannot be read: train the model again") from unusable
-    if manifest.onnx_sha256 is not None:
-        onnx = folder / ONNX_FILE
-        if not onnx.is_file() or sha256_of(onnx) != manifest.onnx_sha256:
-            raise ModelError(f"{onnx} is missing or damaged: train the model again")
+        raise ModelError(f"{path} cannot be read by this version of Orcha: train the model again") from unusable
+    for name, expected in manifest.files.items():
+        if not (folder / name).is_file() or sha256_of(folder / name) != expected:
+            raise ModelError(f"{folder / name} is missing or damaged: train the model again")
     return manifest
 
 

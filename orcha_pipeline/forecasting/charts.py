@@ -1,14 +1,13 @@
 """Charts as PNG bytes, for Dagster's metadata and MLflow's runs. Values in, bytes out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
-
-from orcha_pipeline.forecasting.features import hourly, series_of, to_datetime, to_hour
-from orcha_pipeline.model import YieldForecast
+from orcha_pipeline.forecasting.features import series_name, to_datetime, to_hour
+from orcha_pipeline.forecasting.panel import HourlySeries
+from orcha_pipeline.forecasting.promotion import SERVED
+from orcha_pipeline.model import NET_NATIVE, YIELD_USD, YieldForecast
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,28 +15,49 @@ if TYPE_CHECKING:
 
 HISTORY_HOURS = 72
 TRUTH, BAND = "#1f2937", "#2563eb"
+UNITS = {YIELD_USD: "USD per hour at full share", NET_NATIVE: "native units an hour"}
 
 
-def forecast_fan_png(history: pd.DataFrame, forecasts: Sequence[YieldForecast]) -> bytes:
+def forecast_fan_png(history: Sequence[HourlySeries], forecasts: Sequence[YieldForecast]) -> bytes:
     """One panel a forecast: the truth from 72 h before it on, as far as `history` knows it, and p10-p90 with p50.
 
-    `history` is the hourly feature table. An unknown hour is a gap in the line.
+    `history` is as `features.panel_of` makes it. An unknown hour is a gap in the line.
     """
     figure = _figure(height=0.6 + 2.1 * max(1, len(forecasts)))
-    series = series_of(history)
+    series = {one.name: one for one in history}
     for panel, one in enumerate(forecasts):
         axes = figure.add_subplot(len(forecasts), 1, panel + 1)
         first = to_hour(one.hours[0])
-        if (past := series.get(one.node)) is not None:
-            hours = hourly(past.start, past.end)
-            shown = (hours >= first - np.timedelta64(HISTORY_HOURS, "h")) & (hours <= to_hour(one.hours[-1]))
-            moments = [to_datetime(hour) for hour in hours[shown]]
-            axes.plot(moments, past.yields[shown], color=TRUTH, linewidth=1.2, label="measured")  # pyright: ignore[reportArgumentType]
+        if (past := series.get(series_name(one.node, one.target))) is not None:
+            start, end = max(past.first_hour, first - HISTORY_HOURS), min(past.end, to_hour(one.hours[-1]) + 1)
+            moments = [to_datetime(hour) for hour in range(start, end)]
+            axes.plot(moments, past.between(start, end), color=TRUTH, linewidth=1.2, label="measured")  # pyright: ignore[reportArgumentType]
         axes.fill_between(one.hours, one.p10, one.p90, color=BAND, alpha=0.2, linewidth=0, label="p10-p90")  # pyright: ignore[reportArgumentType]
         axes.plot(one.hours, one.p50, color=BAND, linewidth=1.6, label="p50")  # pyright: ignore[reportArgumentType]
         axes.axvline(one.hours[0], color=TRUTH, linewidth=0.8, linestyle=":")  # pyright: ignore[reportArgumentType]
-        _dress(axes, title=f"{one.node} - {one.model} {one.version}", y_label="USD per hour at full share")
+        _dress(axes, title=f"{one.node} - {one.model} {one.version}", y_label=UNITS[one.target])
         axes.set_ylim(bottom=0)
+    return _png(figure)
+
+
+def error_by_horizon_png(errors: Mapping[str, Sequence[float]]) -> bytes:
+    """WAPE of each coming hour, a line a model; what is served stands out."""
+    figure = _figure(height=3.4)
+    axes = figure.add_subplot(1, 1, 1)
+    for name, values in errors.items():
+        served = name == SERVED
+        axes.plot(
+            range(1, len(values) + 1),
+            values,
+            label=name,
+            color=BAND if served else None,
+            linewidth=2.4 if served else 1.0,
+            zorder=3 if served else 2,
+        )
+    axes.set_xlabel("hours ahead", fontsize=8)
+    axes.set_ylim(bottom=0)
+    _dress(axes, title="Error by horizon", y_label="WAPE")
+    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return _png(figure)
 
 

@@ -46,17 +46,29 @@ class HourlySeries:
         return self.first_hour + len(self.values)
 
     def before(self, origin: int) -> Self:
-        """What was there to know at `origin`: the hours before it."""
-        kept = max(0, origin - self.first_hour)
-        return replace(self, values=self.values[:kept], shares=None if self.shares is None else self.shares[:kept])
+        """What was there to know at `origin`: the hours before it, up to it with unknown ones."""
+        start = min(self.first_hour, origin)
+        shares = self.shares
+        return replace(
+            self,
+            first_hour=start,
+            values=_window(self.values, self.first_hour, start, origin),
+            shares=None if shares is None else _window(shares, self.first_hour, start, origin),
+        )
 
     def between(self, start: int, end: int) -> Floats:
         """The values of the hours `[start, end)`, NaN where the grid does not reach."""
-        result = np.full(max(0, end - start), np.nan)
-        low, high = max(start, self.first_hour), min(end, self.end)
-        if low < high:
-            result[low - start : high - start] = self.values[low - self.first_hour : high - self.first_hour]
-        return result
+        return _window(self.values, self.first_hour, start, end)
+
+
+def _window(values: Floats, first: int, start: int, end: int) -> Floats:
+    if first <= start and end <= first + len(values):
+        return values[start - first : end - first]
+    result = np.full(max(0, end - start), np.nan)
+    low, high = max(start, first), min(end, first + len(values))
+    if low < high:
+        result[low - start : high - start] = values[low - first : high - first]
+    return result
 
 
 class Forecaster(ABC):

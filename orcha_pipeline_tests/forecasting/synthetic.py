@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pandas as pd
 
+from orcha_pipeline.forecasting.features import COLUMNS, panel_of
+
 START = datetime(2026, 1, 5, tzinfo=UTC)  # a Monday
 
 
@@ -47,9 +49,22 @@ def features(
             "hour": pd.DatetimeIndex(moments),
             "share": share,
             "net_usd": value * share,
+            "net_native": value * share / 0.5,
             "yield_usd": value,
             "yield_native": value / 0.5,
             "usd_price": 0.5,
             "healthy_fraction": np.where(np.isfinite(value), 1.0, 0.0),
         }
     )
+
+
+def columns(*frames):
+    """Feature tables as the warehouse gives them to forecasting."""
+    frame = pd.concat(frames)
+    hours = frame["hour"].dt.tz_localize(None).to_numpy().astype("datetime64[us]")
+    return {name: hours if name == "hour" else frame[name].to_numpy() for name in COLUMNS}
+
+
+def panel(*frames):
+    """The series of feature tables."""
+    return panel_of(columns(*frames))

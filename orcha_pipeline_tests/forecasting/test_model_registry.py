@@ -1,15 +1,15 @@
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from orcha_pipeline.errors import ModelError
 from orcha_pipeline.forecasting import artifact, model_registry
-from orcha_pipeline.forecasting.features import build_windows, series_of
-from orcha_pipeline.forecasting.model_registry import log_training
-from orcha_pipeline.forecasting.serving import predict
-from orcha_pipeline.forecasting.training import TrainedModel
-from orcha_pipeline_tests.forecasting.conftest import write_hand_made_model
+from orcha_pipeline.forecasting.artifact import Candidate
+from orcha_pipeline.forecasting.model_registry import log_training, versions
+from orcha_pipeline.forecasting.served_model import ServedModel, read_example
+from orcha_pipeline.forecasting.training import Standing
+from orcha_pipeline_tests.forecasting.conftest import NOISE, SIMPLE, train
 from orcha_pipeline_tests.forecasting.synthetic import features
 
 pytestmark = [
@@ -29,116 +29,175 @@ def store(tmp_path, monkeypatch):
 
 @pytest.fixture
 def client(store):
-    return model_registry._client(store)  # whose settings hold for the import: no telemetry from tests either
-
-
-@pytest.fixture
-def lstm(hand_made_model):
-    return TrainedModel(
-        folder=hand_made_model,
-        manifest=artifact.read_manifest(hand_made_model),
-        frame=features(hours=100),
-        loss=(1.0, 0.8, 0.7),
-        val_loss=(1.1, 0.9, 0.95),
-        best_epoch=2,
-    )
-
-
-@pytest.fixture
-def naive(tmp_path):
-    folder = write_hand_made_model(
-        tmp_path / "naive",
-        offsets=(-1, 0, 1),
-        kind="seasonal-naive",
-        onnx_sha256=None,
-        reason="40 known hours of history, 48 needed",
-        metrics={"seasonal_naive": {"wape": 0.3, "mase": 1.0}},
-    )
-    return TrainedModel(folder=folder, manifest=artifact.read_manifest(folder), frame=features(hours=100))
+    return model_registry.open_client(store)  # whose settings hold for the import: no telemetry from tests either
 
 
 def log(trained, store):
     return log_training(trained, tracking_uri=store, dagster_run_id="dagster-1", tags={"orcha.reason": "weekly"})
 
 
-def test_a_training_is_two_comparable_runs_with_curves_charts_and_provenance(lstm, store, client, capfd):
-    registered = log(lstm, store)
+def beaten_by(trained, wape, version="1"):
+    """As if the standing champion had this WAPE at the same origins."""
+    scores = {"wape": wape}
+    standing = Candidate(scores=scores, by_target={"yield_usd": scores, "net_native": scores})
+    return replace(trained, champion=Standing(version=version, scores=standing))
+
+
+def aliases(client):
+    found = client.get_registered_model("orcha-storj").aliases
+    return {name: str(version) for name, version in found.items()}
+
+
+def test_a_training_is_a_run_a_candidate_with_the_same_measures_below_what_is_served(
+    simple_model, store, client, capfd
+):
+    trained = replace(
+        simple_model,
+        loss=(1.0, 0.8, 0.7),
+        val_loss=(1.1, 0.9, 0.95),
+        best_epoch=2,
+        manifest=simple_model.manifest.model_copy(
+            update={
+                "candidates": {
+                    **simple_model.manifest.candidates,
+                    "lstm": simple_model.manifest.candidates["hour_mean"].model_copy(
+                        update={"parameters": {"units": 64}}
+                    ),
+                    "mstl": Candidate(refused="mstl: too slow"),
+                }
+            }
+        ),
+    )
+    registered = log(trained, store)
     assert capfd.readouterr().out == ""
 
     runs = {run.data.tags["orcha.model"]: run for run in client.search_runs([registered.experiment_id])}
-    assert set(runs) == {"lstm", "seasonal-naive"}
+    assert set(runs) == {"served", "lstm", *SIMPLE}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     assert client.get_experiment(registered.experiment_id).name == "orcha-storj"
-    own, sibling = runs["lstm"].data, runs["seasonal-naive"].data
-    assert (own.metrics["wape"], sibling.metrics["wape"], own.metrics["seasonal_naive_wape"]) == (0.2, 0.3, 0.3)
-    assert set(sibling.metrics) <= set(own.metrics)
-    assert own.params["units"] == "128/64"
-    for data in (own, sibling):
-        assert data.tags["orcha.dagster_run_id"] == "dagster-1"
-        assert data.tags["orcha.data_sha256"] == "0" * 64
-        assert data.tags["orcha.code_version"] == "0.0.0"
-        assert data.tags["orcha.data_end"] == "2026-02-02T00:30:00+00:00"
-        assert data.tags["orcha.reason"] == "weekly"
-    curve = client.get_metric_history(registered.run_id, "val_loss")
+    measures = {"wape", "mase", "smape", "pinball", "coverage80", "wape_yield_usd", "wape_net_native"}
+    for name, run in runs.items():
+        assert measures <= set(run.data.metrics), name
+        assert run.data.tags["orcha.dagster_run_id"] == "dagster-1"
+        assert run.data.tags["orcha.data_sha256"] == trained.manifest.data_sha256
+        assert run.data.tags["orcha.reason"] == "weekly"
+        if name != "served":
+            assert run.data.tags["mlflow.parentRunId"] == registered.run_id
+            assert {"fit_seconds", "predict_seconds"} <= set(run.data.metrics)
+    wape = trained.manifest.candidates["hour_mean"].scores["wape"]
+    assert runs["hour_mean"].data.metrics["wape"] == wape
+    assert runs["lstm"].data.params["units"] == "64"
+    lstm = runs["lstm"].info.run_id
+    curve = client.get_metric_history(lstm, "val_loss")
     assert [(point.step, point.value) for point in curve] == [(1, 1.1), (2, 0.9), (3, 0.95)]
-    assert [file.path for file in client.list_artifacts(registered.run_id, "charts")] == ["charts/loss_curve.png"]
+    by_horizon = client.get_metric_history(runs["hour_mean"].info.run_id, "wape_by_horizon")
+    assert [point.step for point in by_horizon] == list(range(1, 25))
+    assert [file.path for file in client.list_artifacts(lstm, "charts")] == ["charts/loss_curve.png"]
+    charts = {file.path for file in client.list_artifacts(registered.run_id, "charts")}
+    assert charts == {"charts/forecast_fan.png", "charts/error_by_horizon.png"}
 
 
-def test_the_registered_model_holds_network_and_preprocessing_and_answers_the_same(lstm, store, client, tmp_path):
-    from mlflow.artifacts import download_artifacts
+def test_the_registered_model_is_the_whole_artifact_and_answers_the_same_through_mlflow(simple_model, store, client):
+    import mlflow.pyfunc
+    import pandas as pd
 
-    registered = log(lstm, store)
+    registered = log(simple_model, store)
     version = client.get_model_version_by_alias("orcha-storj", "champion")
     assert (str(version.version), version.run_id) == (registered.version, registered.run_id)
-    folder = Path(download_artifacts(artifact_uri=version.source, tracking_uri=store))
-    assert (folder / "MLmodel").is_file()
-    kept = artifact.Manifest.model_validate_json((folder / "extra_files" / artifact.MANIFEST_FILE).read_bytes())
-    assert kept == lstm.manifest
-    one = series_of(lstm.frame)["storj-1"]
-    windows = build_windows([(one, np.array([one.end]))], context_hours=kept.context_hours)
-    np.testing.assert_array_equal(
-        predict(folder / artifact.ONNX_FILE, windows), predict(lstm.folder / artifact.ONNX_FILE, windows)
+    loaded = mlflow.pyfunc.load_model(version.source)
+    kept = loaded._model_impl.model
+    assert kept.reproduces()
+    assert kept.manifest == simple_model.manifest
+    assert {column.name for column in loaded.metadata.signature.inputs} == {"unique_id", "ds", "y", "share"}
+
+    histories, logged = read_example(simple_model.folder)
+    table = pd.concat(
+        pd.DataFrame(
+            {
+                "unique_id": one.name,
+                "ds": np.arange(one.first_hour, one.end).astype("datetime64[h]").astype("datetime64[us]"),
+                "y": one.between(one.first_hour, one.end),
+                "share": one.shares,
+            }
+        )
+        for one in histories
     )
+    answer = loaded.predict(table)
+    assert list(answer.columns) == ["unique_id", "ds", "p10", "p50", "p90"]
+    for one, expected in zip(histories, logged, strict=True):
+        own = answer[answer["unique_id"] == one.name]
+        assert own["ds"].iloc[0] == np.datetime64(one.end, "h")
+        np.testing.assert_array_equal(own[["p10", "p50", "p90"]].to_numpy(), expected)
 
 
-def test_the_newest_lstm_becomes_champion_and_serving_learns_its_version(lstm, store, client):
-    first, second = log(lstm, store), log(lstm, store)
-    assert (first.version, second.version) == ("1", "2")
-    assert first.champion
-    assert second.champion
-    aliases = client.get_registered_model("orcha-storj").aliases
-    assert {name: str(version) for name, version in aliases.items()} == {"champion": "2", "challenger": "2"}
-    assert artifact.read_version(lstm.folder) == "2"
+def test_the_first_that_beats_naive_is_champion_and_serving_learns_its_version(simple_model, store, client):
+    registered = log(simple_model, store)
+    assert registered.champion
+    assert "there was no champion" in registered.why
+    assert aliases(client) == {"champion": "1", "challenger": "1"}
+    assert ServedModel.open(simple_model.folder).version == "1"
 
 
-def test_a_seasonal_naive_is_champion_only_while_no_lstm_stands(lstm, naive, store, client):
-    assert log(naive, store).champion
-    assert log(lstm, store).champion
-    late = log(naive, store)
-    assert not late.champion
-    assert str(client.get_model_version_by_alias("orcha-storj", "champion").version) == "2"
-    assert str(client.get_model_version_by_alias("orcha-storj", "challenger").version) == "3"
-    assert client.get_model_version("orcha-storj", "3").description == "40 known hours of history, 48 needed"
+def test_a_challenger_takes_the_place_only_of_a_champion_it_beats(simple_model, store, client):
+    log(simple_model, store)
+    refused = log(beaten_by(simple_model, 0.001), store)
+    assert not refused.champion
+    assert "no better than champion 1's 0.001" in refused.why
+    assert aliases(client) == {"champion": "1", "challenger": "2"}
+    assert log(beaten_by(simple_model, 0.9), store).champion
+    assert aliases(client) == {"champion": "3", "challenger": "3"}
+    found = versions("storj", tracking_uri=store)
+    assert [(one.version, one.aliases) for one in found] == [("3", ("challenger", "champion")), ("2", ()), ("1", ())]
+    assert "no better than champion 1's" in found[1].description
+    labels = {run.data.tags["orcha.model"] for run in client.search_runs([refused.experiment_id])}
+    assert "champion-1" in labels
 
 
-def test_an_experiment_deleted_by_hand_is_taken_up_again(lstm, store, client):
-    registered = log(lstm, store)
+def test_what_does_not_beat_seasonal_naive_is_never_champion(tmp_path, store, client):
+    trained = train(tmp_path / "naive", features(noise=NOISE), candidates=())
+    registered = log(trained, store)
+    assert not registered.champion
+    assert aliases(client) == {"challenger": "1"}
+
+
+def test_the_standing_champion_is_measured_at_the_same_origins(tmp_path, simple_model, store):
+    log(simple_model, store)
+    second = train(tmp_path / "second", features(noise=NOISE), champion=simple_model.folder)
+    assert second.champion.version == "1"
+    # The same data and forecasters: the same fit, and a selection that has already seen the test part.
+    wape = second.manifest.candidates["served"].scores["wape"]
+    assert second.champion.scores.scores["wape"] == pytest.approx(wape, rel=0.1)
+    assert second.champion.scores.scores["hours"] == second.manifest.candidates["served"].scores["hours"]
+
+
+def test_a_champion_that_cannot_be_loaded_does_not_stop_a_training(tmp_path, simple_model):
+    (simple_model.folder / artifact.MANIFEST_FILE).unlink()
+    assert train(tmp_path / "second", features(noise=NOISE), champion=simple_model.folder).champion is None
+
+
+def test_an_experiment_deleted_by_hand_is_taken_up_again(simple_model, store, client):
+    registered = log(simple_model, store)
     client.delete_experiment(registered.experiment_id)
-    assert log(lstm, store).experiment_id == registered.experiment_id
+    assert log(simple_model, store).experiment_id == registered.experiment_id
 
 
-def test_a_training_that_cannot_be_registered_is_a_failed_run_and_leaves_no_champion(lstm, store, client, monkeypatch):
+def test_a_training_that_cannot_be_registered_is_a_failed_run_and_moves_no_alias(
+    simple_model, store, client, monkeypatch
+):
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+
+    log(simple_model, store)
+    artifact.write(simple_model.folder, artifact.Registration(name="orcha-storj", version="1"))
 
     def refuse(*args, **kwargs):
         raise MlflowException("the disk is full")
 
     monkeypatch.setattr(MlflowClient, "create_model_version", refuse)
     with pytest.raises(ModelError, match=r"orcha-storj.*the disk is full"):
-        log(lstm, store)
+        log(simple_model, store)
     (experiment,) = client.search_experiments(filter_string="name = 'orcha-storj'")
-    status = {run.data.tags["orcha.model"]: run.info.status for run in client.search_runs([experiment.experiment_id])}
-    assert status == {"lstm": "FAILED", "seasonal-naive": "FINISHED"}
-    assert client.get_registered_model("orcha-storj").aliases == {}
-    assert artifact.read_version(lstm.folder) == "unregistered"
+    latest = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])[0]
+    assert (latest.data.tags["orcha.model"], latest.info.status) == ("served", "FAILED")
+    assert aliases(client) == {"champion": "1", "challenger": "1"}
+    assert artifact.read_version(simple_model.folder) == "1"

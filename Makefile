@@ -27,7 +27,7 @@ ifneq ($(SYSTEM_CERTS),)
 export NODE_EXTRA_CA_CERTS ?= $(SYSTEM_CERTS)
 endif
 
-.PHONY: help setup run test test-peers bench-ingest lint clean
+.PHONY: help setup run test test-peers bench-ingest bench-forecast bench-testnet lint clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 19
@@ -46,6 +46,12 @@ test-peers: $(STAMP) $(PEERS)/golem/.installed $(PEERS)/streamr/.installed ## Ru
 
 bench-ingest: $(STAMP) ## Measure the ingest of 4 and of 4,000 nodes of the testnet, for minutes (ARGS="--hosts 1 100 --runs 1")
 	@exec $(BIN)/python -m orcha_pipeline_tests.bench.ingest $(ARGS)
+
+bench-forecast: $(STAMP) ## Measure a training and cold forecasts of 4 and of 1,000 series, for minutes (ARGS="--runs 3")
+	@exec $(BIN)/python -m orcha_pipeline_tests.bench.forecast $(ARGS)
+
+bench-testnet: $(STAMP) ## Measure forecasts of the testnet's protocols against its own noise floor, for minutes (ARGS="--seed 2")
+	@exec $(BIN)/python -m orcha_pipeline_tests.bench.testnet_forecast $(ARGS)
 
 lint: $(STAMP) ## Check style, format, types and the lock file
 	@$(BIN)/ruff check

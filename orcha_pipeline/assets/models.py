@@ -127,7 +127,10 @@ def _build_model(protocol: str) -> dg.AssetsDefinition:
                 "why": registered.why,
                 "candidates": dg.MetadataValue.table(_records(manifest)),
                 **{name: row.metrics[name] for name in CHARTED if name in row.metrics},
-                "left out": "; ".join(one.refused for one in manifest.candidates.values() if one.refused) or "none",
+                "left out": "; ".join(
+                    f"{name}: {one.refused}" for name, one in manifest.candidates.items() if one.refused
+                )
+                or "none",
                 "hours learned from": (row.data_end - row.data_start) / timedelta(hours=1),
                 "MLflow run": dg.MetadataValue.url(
                     f"{mlflow_page}/#/experiments/{registered.experiment_id}/runs/{registered.run_id}"

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from orcha_pipeline.errors import ModelError
-from orcha_pipeline.forecasting.backtest_tool import backtest, forecast_ahead
+from orcha_pipeline.forecasting.backtest import backtest, forecast_ahead
 from orcha_pipeline.forecasting.candidates import chosen_names
 from orcha_pipeline.forecasting.quiet import only_progress
 from orcha_pipeline.forecasting.report import SERVED, choices_of, report_of, sentences_of, table_of

@@ -8,7 +8,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from orcha_pipeline.forecasting.backtest_tool import Backtest
+from orcha_pipeline.forecasting.backtest import Backtest
 from orcha_pipeline.forecasting.metrics import Scores, mean_over_series, owa, score_each, seasonal_yardstick
 from orcha_pipeline.forecasting.panel import Floats
 from orcha_pipeline.forecasting.rolling import histories_of

@@ -45,12 +45,9 @@ class ServedModel:
     def forecast(self, histories: Sequence[HourlySeries]) -> Floats:
         """p10, p50, p90 of the manifest's horizon from each history's end on: (n, horizon, 3), NaN rows as refused."""
         horizon = self.manifest.horizon_hours
-        answers = {
-            name: self._forecaster(name).forecast(histories, horizon=horizon)
-            for name in self.selection.candidates
-            if name != MEDIAN
-        }
-        return blend_all(self.selection, [one.name for one in histories], answers)
+        names = [one.name for one in histories]
+        asked = {name: self._forecaster(name).forecast(histories, horizon=horizon) for name in self._members(names)}
+        return blend_all(self.selection, names, asked)
 
     def told(self, series: str) -> str:
         """Who answers for a series: "lightgbm 60 % + lstm 40 %"; parts below 5 % are left out."""
@@ -63,6 +60,12 @@ class ServedModel:
         """Whether it gives again, bit by bit, the forecasts that its training logged."""
         histories, logged = read_example(self._folder)
         return np.array_equal(self.forecast(histories), logged, equal_nan=True)
+
+    def _members(self, series: Sequence[str]) -> list[str]:
+        """The candidates that have a part in any of these series' blends; all of them where their median has one."""
+        weighed = {name for one in series for name, weight in self.selection.weights_of(one).items() if weight > 0}
+        candidates = [name for name in self.selection.candidates if name != MEDIAN]
+        return candidates if MEDIAN in weighed or not weighed else [name for name in candidates if name in weighed]
 
     def _forecaster(self, name: str) -> Forecaster:
         if name not in self._forecasters:

@@ -7,7 +7,7 @@ selection learnt anew from the second and third part: nothing is fitted a second
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version as installed
@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from orcha_pipeline.errors import ModelError
 from orcha_pipeline.forecasting import artifact
 from orcha_pipeline.forecasting.artifact import CANDIDATES_FOLDER, Candidate, Manifest, Measures
-from orcha_pipeline.forecasting.candidates import forecaster_class
 from orcha_pipeline.forecasting.features import (
     HORIZON,
     TARGETS,
@@ -29,10 +28,11 @@ from orcha_pipeline.forecasting.features import (
     node_and_target,
     to_datetime,
 )
+from orcha_pipeline.forecasting.fitting import Fitted, evidence_of, fit_all, within_budget
 from orcha_pipeline.forecasting.metrics import error_by_horizon, mean_over_series, score_each, seasonal_yardstick
-from orcha_pipeline.forecasting.panel import QUANTILES, Floats, Forecaster, HourlySeries, Tell, say_nothing
+from orcha_pipeline.forecasting.panel import QUANTILES, Floats, HourlySeries, Tell, say_nothing
 from orcha_pipeline.forecasting.promotion import NAIVE, SERVED
-from orcha_pipeline.forecasting.rolling import Rolled, Windows, histories_of, roll, windows_at
+from orcha_pipeline.forecasting.rolling import Clock, Rolled, Windows, histories_of, roll, windows_at
 from orcha_pipeline.forecasting.selection import Evidence, blend_all, select
 from orcha_pipeline.forecasting.served_model import ServedModel, write_example
 from orcha_pipeline.forecasting.serving import as_forecast
@@ -85,7 +85,7 @@ def train_protocol(
     trained_at: datetime,
     dagster_run_id: str = "",
     champion: Path | None = None,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = time.perf_counter,
     tell: Tell = say_nothing,
 ) -> TrainedModel:
     """Train on the series of one protocol's nodes (`features.panel_of`); write the model into `out_dir`, emptied first.
@@ -100,22 +100,20 @@ def train_protocol(
     holdout = int(np.clip(round(HOLDOUT * (end - start)), *HOLDOUT_HOURS))
     fitted_before, tested_from = end - 2 * holdout, end - holdout
     past = [one.before(fitted_before) for one in panel if one.first_hour < fitted_before]
-    fits = _fit(past, settings, clock=clock, tell=tell)
-    evidence, test = (
-        _rolled(fits, panel, _windows(panel, first, last), clock=clock, tell=tell)
-        for first, last in ((fitted_before, tested_from), (tested_from, end))
-    )
-    servable = tuple(name for name in fits.fitted if name not in CLASSICAL and name in test.forecasts)
-    chosen = select(_evidence(panel, evidence, servable), now=tested_from)
-    served = blend_all(chosen, _names(panel, test.windows), {name: test.forecasts[name] for name in servable})
-    both = _evidence(panel, evidence, servable).and_then(_evidence(panel, test, servable))
-    selection = select(both, now=end)
+    names = tuple(dict.fromkeys((NAIVE, *settings.candidates)))
+    fitted = fit_all(names, past, horizon=HORIZON, seed=settings.seed, clock=clock, tell=tell)
+    fitted, choosing = _rolled(fitted, panel, _windows(panel, fitted_before, tested_from), clock=clock, tell=tell)
+    test = roll(fitted.forecasters, panel, _windows(panel, tested_from, end), clock=clock, tell=tell)
+    chosen_on, tested_on = (_servable(evidence_of(panel, rolled)) for rolled in (choosing, test))
+    served = blend_all(select(chosen_on, now=tested_from), tested_on.series.tolist(), tested_on.forecasts)
+    selection = select(chosen_on.and_then(tested_on), now=end)
+    servable = tuple(tested_on.forecasts)
 
     _empty(out_dir)
     for name in servable:
         folder = out_dir / CANDIDATES_FOLDER / name
         folder.mkdir(parents=True)
-        fits.fitted[name].save(folder)
+        fitted.forecasters[name].save(folder)
     pooled, spread = _pooled(panel, test.windows, served)
     manifest = Manifest(
         protocol=protocol,
@@ -133,20 +131,20 @@ def train_protocol(
         tested_from=to_datetime(tested_from) if len(test.windows) else None,
         origins=len(np.unique(test.windows.origins)),
         data_sha256=data_hash(panel),
-        candidates=_results(panel, test, fits, evidence, served),
+        candidates=_results(panel, fitted, choosing, test, served),
         pooled_wape=pooled,
         pooled_wape_std=spread,
         selection=selection.as_json(),
         saved=servable,
         files={},
-        reason="" if set(servable) - {NAIVE} else "; ".join(fits.refused.values()),
+        reason="" if set(servable) - {NAIVE} else "; ".join(f"{name}: {why}" for name, why in fitted.dropped.items()),
     )
     histories = [one.before(end) for one in panel]
     write_example(out_dir, histories, ServedModel(manifest, out_dir).forecast(histories))
     # Last, so that a folder left half-way is no model.
     manifest = manifest.model_copy(update={"files": artifact.hashes(out_dir)})
     artifact.write(out_dir, manifest)
-    lstm = fits.fitted.get("lstm")
+    lstm = fitted.forecasters.get("lstm")
     return TrainedModel(
         folder=out_dir,
         manifest=manifest,
@@ -159,54 +157,16 @@ def train_protocol(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Fits:
-    """The candidates that could be fitted, why the others could not, and what the fits took in seconds."""
-
-    fitted: dict[str, Forecaster]
-    refused: dict[str, str]
-    seconds: dict[str, float]
-
-
-def _fit(past: Sequence[HourlySeries], settings: ForecastSettings, *, clock: Callable[[], float], tell: Tell) -> _Fits:
-    fits = _Fits({}, {}, {})
-    for name in dict.fromkeys((NAIVE, *settings.candidates)):
-        forecaster = forecaster_class(name)()
-        tell(f"fitting {name}")
-        began = clock()
-        try:
-            forecaster.fit(past, horizon=HORIZON, seed=settings.seed, tell=tell)
-        except ModelError as refusal:
-            if name != NAIVE:
-                fits.refused[name] = f"{name}: {refusal}"
-                continue
-        fits.fitted[name] = forecaster
-        fits.seconds[name] = clock() - began
-    return fits
-
-
 def _rolled(
-    fits: _Fits, panel: Sequence[HourlySeries], windows: Windows, *, clock: Callable[[], float], tell: Tell
-) -> Rolled:
-    """Every fitted candidate's forecasts at `windows`; a classical one that takes too long is left out, and why."""
-    quick = {name: one for name, one in fits.fitted.items() if name not in CLASSICAL}
-    rolled = roll(quick, panel, windows, clock=clock, tell=tell)
-    for name in [name for name in fits.fitted if name in CLASSICAL]:
-        probe = windows.take(np.arange(len(windows)) < 1)
-        roll({name: fits.fitted[name]}, panel, probe)  # the first answer also loads and compiles its library
-        expected = roll({name: fits.fitted[name]}, panel, probe, clock=clock).seconds[name] * len(windows)
-        if expected > CLASSICAL_SECONDS:
-            fits.refused[name] = f"{name}: {len(windows)} forecasts would take some {expected:.0f} s"
-            del fits.fitted[name]
-            continue
-        own = roll({name: fits.fitted[name]}, panel, windows, clock=clock, tell=tell)
-        rolled = replace(
-            rolled,
-            forecasts={**rolled.forecasts, **own.forecasts},
-            fallbacks={**rolled.fallbacks, **own.fallbacks},
-            seconds={**rolled.seconds, **own.seconds},
-        )
-    return rolled
+    fitted: Fitted, panel: Sequence[HourlySeries], windows: Windows, *, clock: Clock, tell: Tell
+) -> tuple[Fitted, Rolled]:
+    """Every fitted candidate's forecasts at `windows`, less those of the classical ones that would take too long."""
+    classical = replace(fitted, forecasters={n: one for n, one in fitted.forecasters.items() if n in CLASSICAL})
+    kept = within_budget(classical, panel, windows, 2 * len(windows), budget=CLASSICAL_SECONDS, clock=clock)
+    slow = set(classical.forecasters) - set(kept.forecasters)
+    forecasters = {name: one for name, one in fitted.forecasters.items() if name not in slow}
+    rolled = roll(forecasters, panel, windows, clock=clock, tell=tell)
+    return replace(fitted, forecasters=forecasters, dropped={**fitted.dropped, **kept.dropped}), rolled
 
 
 def _windows(panel: Sequence[HourlySeries], start: int, end: int) -> Windows:
@@ -218,35 +178,27 @@ def _names(panel: Sequence[HourlySeries], windows: Windows) -> list[str]:
     return [panel[i].name for i in windows.series.tolist()]
 
 
-def _evidence(panel: Sequence[HourlySeries], rolled: Rolled, names: Sequence[str]) -> Evidence:
-    windows = rolled.windows
-    return Evidence(
-        series=np.array(_names(panel, windows), dtype=np.str_),
-        times=windows.times,
-        truth=windows.truth,
-        forecasts={name: rolled.forecasts[name] for name in names},
-    )
+def _servable(evidence: Evidence) -> Evidence:
+    """Without the candidates that are measured but not served."""
+    return replace(evidence, forecasts={n: rows for n, rows in evidence.forecasts.items() if n not in CLASSICAL})
 
 
 def _results(
-    panel: Sequence[HourlySeries], test: Rolled, fits: _Fits, evidence: Rolled, served: Floats
+    panel: Sequence[HourlySeries], fitted: Fitted, choosing: Rolled, test: Rolled, served: Floats
 ) -> dict[str, Candidate]:
     """What each candidate came to on the test windows, and what is served, by name."""
-    results: dict[str, Candidate] = {}
+    results: dict[str, Candidate] = {SERVED: _measured(panel, test.windows, served)}
     for name, answers in test.forecasts.items():
-        if name not in fits.fitted:
-            continue
         measured = _measured(panel, test.windows, answers)
-        took = {"fit_seconds": fits.seconds[name], "predict_seconds": test.seconds[name] + evidence.seconds[name]}
+        took = {"fit_seconds": fitted.seconds[name], "predict_seconds": test.seconds[name] + choosing.seconds[name]}
         results[name] = measured.model_copy(
             update={
                 "scores": measured.scores | took if measured.scores else {},
                 "fallbacks": test.fallbacks[name],
-                "parameters": dict(fits.fitted[name].parameters),
+                "parameters": dict(fitted.forecasters[name].parameters),
             }
         )
-    refused = {name: Candidate(refused=why) for name, why in fits.refused.items()}
-    return {SERVED: _measured(panel, test.windows, served), **results, **refused}
+    return results | {name: Candidate(refused=why) for name, why in fitted.dropped.items()}
 
 
 def _measured(panel: Sequence[HourlySeries], windows: Windows, answers: Floats) -> Candidate:

@@ -24,6 +24,7 @@ from orcha_pipeline.forecasting.artifact import Candidate
 from orcha_pipeline.forecasting.candidates import CANDIDATES, chosen_names
 from orcha_pipeline.forecasting.features import HORIZON, TARGETS, series_name, to_hour
 from orcha_pipeline.forecasting.panel import Floats, HourlySeries
+from orcha_pipeline.forecasting.quiet import only_progress
 from orcha_pipeline.forecasting.rolling import Windows
 from orcha_pipeline.forecasting.training import TrainedModel, _windows, train_protocol
 from orcha_pipeline.model import NET_NATIVE, YIELD_USD
@@ -151,26 +152,20 @@ def tested_windows(panel: Sequence[HourlySeries], trained: TrainedModel) -> Wind
     return _windows(panel, to_hour(manifest.tested_from), to_hour(manifest.data_end))
 
 
-def measure(scene: Scene, protocol: str, settings: ForecastSettings, console: Console) -> list[Measured]:
+def measure(scene: Scene, protocol: str, settings: ForecastSettings) -> list[Measured]:
     """Train on one protocol and set what it came to beside the floor, a row a target."""
     panel = scene.panel(protocol)
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as scratch, console.status(f"{protocol}: training") as status:
+    with tempfile.TemporaryDirectory() as scratch, only_progress(f"Training {protocol}") as tell:
         trained = train_protocol(
-            panel,
-            protocol=protocol,
-            settings=settings,
-            out_dir=Path(scratch) / "model",
-            trained_at=END,
-            tell=lambda line: status.update(f"{protocol}: {line}"),
+            panel, protocol=protocol, settings=settings, out_dir=Path(scratch) / "model", trained_at=END, tell=tell
         )
-        seconds = time.perf_counter() - began
-        status.update(f"{protocol}: asking the oracles")
-        windows = tested_windows(panel, trained)
-        return [
-            _row(scene, protocol, target, windows.take(windows.series == index), trained, seconds)
-            for index, target in enumerate(TARGETS)
-        ]
+    seconds = time.perf_counter() - began
+    windows = tested_windows(panel, trained)
+    return [
+        _row(scene, protocol, target, windows.take(windows.series == index), trained, seconds)
+        for index, target in enumerate(TARGETS)
+    ]
 
 
 def _row(scene: Scene, protocol: str, target: str, windows: Windows, trained: TrainedModel, seconds: float) -> Measured:
@@ -253,8 +248,8 @@ def main() -> None:
     given = parser.parse_args()
     console = Console(width=max(150, Console().width))
     scene = Scene.of(given.world, seed=given.seed, days=given.days)
-    settings = ForecastSettings(candidates=chosen_names(given.models))
-    rows = [row for protocol in PROTOCOLS for row in measure(scene, protocol, settings, console)]
+    settings = ForecastSettings.model_validate({"candidates": chosen_names(given.models)})
+    rows = [row for protocol in PROTOCOLS for row in measure(scene, protocol, settings)]
     about = f"{scene.world.name}, {given.days} days, {rows[0].origins} origins, {HORIZON} h ahead"
     for target, what in ((YIELD_USD, "yield in USD"), (NET_NATIVE, "earnings in its own unit")):
         console.print(table_of([row for row in rows if row.target == target], f"WAPE of the {what} ({about})"))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from orcha_pipeline.forecasting.backtest_tool import Backtest, backtest
+from orcha_pipeline.forecasting.backtest import Backtest, backtest
 from orcha_pipeline.forecasting.panel import HourlySeries
 from orcha_pipeline.forecasting.report import choices_of, report_of, sentences_of, table_of
 from orcha_pipeline.forecasting.rolling import Rolled, windows_at

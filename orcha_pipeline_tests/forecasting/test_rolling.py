@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from orcha_pipeline.errors import ModelError
-from orcha_pipeline.forecasting import backtest_tool, candidates
-from orcha_pipeline.forecasting.backtest_tool import anchors_of, backtest, forecast_ahead, train, validation_times
+from orcha_pipeline.forecasting import backtest, candidates
+from orcha_pipeline.forecasting.backtest import anchors_of, backtest, forecast_ahead, train, validation_times
 from orcha_pipeline.forecasting.candidates import CANDIDATES, chosen_names, forecaster_class
 from orcha_pipeline.forecasting.panel import Forecaster, HourlySeries
 from orcha_pipeline.forecasting.rolling import histories_of, roll, windows_at
@@ -88,7 +88,7 @@ def fakes(monkeypatch):
     """The fake forecasters, as candidates beside seasonal naive."""
     real = candidates.forecaster_class
     mine = {one.name: one for one in (Level, Leaking, Silent, Slow, Refusing)}
-    monkeypatch.setattr(backtest_tool, "forecaster_class", lambda name: mine.get(name) or real(name))
+    monkeypatch.setattr(backtest, "forecaster_class", lambda name: mine.get(name) or real(name))
 
 
 def test_an_unknown_model_is_refused_with_the_names_there_are():
@@ -186,8 +186,8 @@ def test_validation_origins_lie_whole_days_before_the_anchor_and_leave_the_most_
     assert times == sorted(set(times))
     assert times[-1] == -horizon
     assert all((at + horizon) % 24 == 0 for at in times)
-    assert times[0] >= -backtest_tool.VALIDATED_SHARE * hours - 1
-    assert len(times) * series <= max(backtest_tool.MAX_WINDOWS, series * backtest_tool.MIN_ORIGINS)
+    assert times[0] >= -backtest.VALIDATED_SHARE * hours - 1
+    assert len(times) * series <= max(backtest.MAX_WINDOWS, series * backtest.MIN_ORIGINS)
 
 
 def test_a_history_too_short_to_be_cut_is_not_validated_on():
@@ -202,7 +202,7 @@ def test_candidates_learn_from_before_the_validation_part_first_and_from_all_but
         def fit(self, panel, **kept):
             seen.append(max(one.end for one in panel))
 
-    monkeypatch.setattr(backtest_tool, "forecaster_class", lambda name: Watched)
+    monkeypatch.setattr(backtest, "forecaster_class", lambda name: Watched)
     trained = train(["level"], panel, [CALENDAR + 500] * 2, horizon=24, seed=0, later_forecasts=1)
     assert seen == [int(trained.validation.windows.origins.min()), CALENDAR + 500]
     assert trained.validation.windows.origins.max() + 24 <= CALENDAR + 500
@@ -267,7 +267,7 @@ def test_forecasts_ahead_start_at_each_series_own_end_and_are_finite(fakes):
 
 def forecasts_at(origin, models, *, changed=None):
     """All forecasts made at or before `origin` in a backtest, with everything from `changed` on multiplied."""
-    panel = [hourly("a", hours=480), hourly("b", hours=480, seed=1, level=300.0)]
+    panel = [hourly("a", hours=900), hourly("b", hours=900, seed=1, level=300.0)]
     if changed is not None:
         for one in panel:
             one.values[changed - CALENDAR :] *= -3.0
@@ -278,7 +278,7 @@ def forecasts_at(origin, models, *, changed=None):
 
 
 def assert_no_leak(models):
-    origin = CALENDAR + 480 - 120 + 48
+    origin = CALENDAR + 900 - 120 + 48
     plain, changed = forecasts_at(origin, models), forecasts_at(origin, models, changed=origin)
     assert set(plain) >= {"seasonal_naive", "served", *models}
     for name, rows in plain.items():
@@ -299,6 +299,6 @@ def test_a_forecaster_that_leaks_is_caught(fakes):
 
 
 def test_what_has_come_true_before_an_origin_does_change_what_is_served(fakes):
-    origin = CALENDAR + 480 - 120 + 48
+    origin = CALENDAR + 900 - 120 + 48
     plain = forecasts_at(origin, ["level"])
     assert not np.array_equal(plain["served"], forecasts_at(origin, ["level"], changed=origin - 24)["served"])

@@ -100,7 +100,7 @@ def test_nothing_known_is_nothing_to_train_on(tmp_path):
 def test_a_classical_method_that_would_take_too_long_is_left_out_with_its_reason(tmp_path):
     ticks = iter(range(10**9))
     trained = train(tmp_path, features(hours=400), candidates=("theta",), clock=lambda: 30.0 * next(ticks))
-    assert "would take some" in trained.manifest.candidates["theta"].refused
+    assert "would take about" in trained.manifest.candidates["theta"].refused
     assert "theta" not in trained.manifest.saved
 
 

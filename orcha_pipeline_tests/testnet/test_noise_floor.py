@@ -220,7 +220,14 @@ def test_a_shock_in_force_survives_exponentially_and_others_come_as_often_as_the
     assert median[0] == pytest.approx(np.e)
     assert median[5] == 1.0  # over half of the draws have ended
     often = replace(shocks, an_hour=0.5).futures(200, 96, RNG(0))
+    assert 0.05 < often[:, :4].mean() < 0.125  # an eighth, had all of them begun with the hour
     assert often[:, -4:].mean() == pytest.approx(0.5 * 20.0 / STEPS_AN_HOUR * 0.5, rel=0.1)
+
+
+def test_a_shock_to_come_is_not_foreseen_and_one_that_is_over_is_forgotten():
+    jumps = np.array([[100.0, 9.0, 1.0], [103.5, 9.0, 1.0], [80.0, 19.5, 1.0], [99.5, 9.0, 0.25]])
+    drawn = SeededShocks(400, jumps, an_hour=0.0, mean_steps=20.0, size=0.5).futures(100, 96, RNG(0))
+    assert set(np.unique(drawn)) == {0.0, 0.25}
 
 
 def test_a_dearth_lasts_twice_as_long_as_the_bait_before_it():

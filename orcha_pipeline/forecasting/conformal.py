@@ -20,9 +20,12 @@ Margins = tuple[tuple[float, float], ...]
 
 
 def margins_of(
-    raw: Floats, truth: Floats, index: NDArray[np.int64], trust: Floats, shared_windows: float
+    raw: Floats, truth: Floats, index: NDArray[np.int64], trust: Floats, *, shared_windows: float, apart: float = 1.0
 ) -> tuple[Margins, list[Margins]]:
-    """Factors (below, above) by group of hours: for a series never seen, and for each series."""
+    """Factors (below, above) by group of hours: for a series never seen, and for each series.
+
+    `apart` is the part of the windows that do not overlap: only so many are observations of their own.
+    """
     low, high = _half_widths(raw)
     scores = ((raw[..., 1] - truth) / low, (truth - raw[..., 1]) / high)
     hours = group_of_hours(truth.shape[1], len(GROUP_ENDS) + 1)
@@ -32,12 +35,14 @@ def margins_of(
     for group in range(hours[-1] + 1):
         for side, score in enumerate(scores):
             here = score[:, hours == group]
-            default[group, side], own[:, group, side] = _tails(here, index, trust, names, shared_windows)
+            default[group, side], own[:, group, side] = _tails(
+                here, index, trust, names=names, shared_windows=shared_windows, apart=apart
+            )
     return pairs(default.tolist()), [pairs(rows.tolist()) for rows in own]
 
 
 def _tails(
-    scores: Floats, index: NDArray[np.int64], trust: Floats, names: int, shared_windows: float
+    scores: Floats, index: NDArray[np.int64], trust: Floats, *, names: int, shared_windows: float, apart: float
 ) -> tuple[float, Floats]:
     """The scores' upper tail: of all series, and of each with `shared_windows` windows' worth of all the others."""
     known = np.isfinite(scores)
@@ -49,7 +54,7 @@ def _tails(
     order = np.argsort(flat)
     flat, weight, rows = flat[order], weight[order], rows[order]
     # Hours of one window err together: it is windows that count as observations in the finite-sample correction.
-    share = min(1.0, (1 - TAIL) * (1 + 1 / float(trust.sum())))
+    share = min(1.0, (1 - TAIL) * (1 + 1 / (apart * float(trust.sum()))))
     everyone = weight / weight.sum()
     own = np.empty(names)
     for name in range(names):

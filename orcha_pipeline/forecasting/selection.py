@@ -72,8 +72,8 @@ class Rules:
     """Pull of a series' weights towards the pooled ones with one window of its own, in units of relative loss."""
     half_life_hours: float = 1440.0
     """Evidence this old counts half."""
-    uniform: float = 0.01
-    """Pull of the pooled weights towards equal ones, in units of relative loss."""
+    pooled_pull: float = 4.0
+    """Pull of the pooled weights towards equal ones with one window in all, in units of relative loss."""
     margin_windows: float = 20.0
     """Windows of its own at which a series' band is as much its own as everyone's."""
 
@@ -165,7 +165,8 @@ def select(evidence: Evidence, *, now: int, rules: Rules = RULES) -> Selection:
     stacked = _stack(candidates, known.forecasts)
     trust = 0.5 ** ((now - horizon - known.times) / rules.half_life_hours)
     problems = problems_of(stacked[..., 1], known.truth, index, trust)
-    default = _pooled_weights(problems, candidates, rules)
+    apart = _apart(known.times, horizon)
+    default = _pooled_weights(problems, candidates, rules.pooled_pull / (apart * float(trust.sum())))
     held_back = _held_back(stacked[..., 1], known, index=index, trust=trust, default=default, rules=rules)
     own = _own_weights(problems, default, index, trust, rules)
     raw = _weighted(stacked, held_back)
@@ -174,7 +175,9 @@ def select(evidence: Evidence, *, now: int, rules: Rules = RULES) -> Selection:
         for i in _lost_to(naive, raw, known.truth, index, trust):
             own[i] = np.array([float(name == NAIVE) for name in candidates])
             raw[index == i] = naive[index == i]
-    default_margins, margins = margins_of(raw, known.truth, index, trust, rules.margin_windows)
+    default_margins, margins = margins_of(
+        raw, known.truth, index, trust, shared_windows=rules.margin_windows, apart=apart
+    )
     return Selection(
         candidates=candidates,
         default=_row(_pruned(default)),
@@ -184,8 +187,14 @@ def select(evidence: Evidence, *, now: int, rules: Rules = RULES) -> Selection:
     )
 
 
-def _pooled_weights(problems: Mapping[int, Problem], candidates: Sequence[str], rules: Rules) -> Floats:
-    return pooled(list(problems.values())).descend(np.full(len(candidates), 1 / len(candidates)), rules.uniform)
+def _apart(times: NDArray[np.int64], horizon: int) -> float:
+    """What part of windows that begin at `times` would be left if none overlapped another: those err together."""
+    distinct = np.unique(times)
+    return min(1.0, (1 + (distinct[-1] - distinct[0]) / horizon) / len(distinct))
+
+
+def _pooled_weights(problems: Mapping[int, Problem], candidates: Sequence[str], pull: float) -> Floats:
+    return pooled(list(problems.values())).descend(np.full(len(candidates), 1 / len(candidates)), pull)
 
 
 def _own_weights(

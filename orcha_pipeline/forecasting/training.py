@@ -41,7 +41,7 @@ from orcha_pipeline.settings import ForecastSettings
 
 HOLDOUT = 0.15
 """Part of the history that is chosen on, and the same again that is tested on."""
-HOLDOUT_HOURS = (48, 168)
+HOLDOUT_HOURS = (48, 336)
 STEP = 7
 """Hours between origins: no factor of a day or a week, so that every hour of the day is an origin."""
 CLASSICAL = ("mstl", "theta")

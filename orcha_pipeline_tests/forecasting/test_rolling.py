@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from orcha_pipeline.errors import ModelError
-from orcha_pipeline.forecasting import backtest, candidates
+from orcha_pipeline.forecasting import backtest as backtests
+from orcha_pipeline.forecasting import candidates, fitting
 from orcha_pipeline.forecasting.backtest import anchors_of, backtest, forecast_ahead, train, validation_times
 from orcha_pipeline.forecasting.candidates import CANDIDATES, chosen_names, forecaster_class
 from orcha_pipeline.forecasting.panel import Forecaster, HourlySeries
@@ -88,7 +89,7 @@ def fakes(monkeypatch):
     """The fake forecasters, as candidates beside seasonal naive."""
     real = candidates.forecaster_class
     mine = {one.name: one for one in (Level, Leaking, Silent, Slow, Refusing)}
-    monkeypatch.setattr(backtest, "forecaster_class", lambda name: mine.get(name) or real(name))
+    monkeypatch.setattr(fitting, "forecaster_class", lambda name: mine.get(name) or real(name))
 
 
 def test_an_unknown_model_is_refused_with_the_names_there_are():
@@ -186,8 +187,8 @@ def test_validation_origins_lie_whole_days_before_the_anchor_and_leave_the_most_
     assert times == sorted(set(times))
     assert times[-1] == -horizon
     assert all((at + horizon) % 24 == 0 for at in times)
-    assert times[0] >= -backtest.VALIDATED_SHARE * hours - 1
-    assert len(times) * series <= max(backtest.MAX_WINDOWS, series * backtest.MIN_ORIGINS)
+    assert times[0] >= -backtests.VALIDATED_SHARE * hours - 1
+    assert len(times) * series <= max(backtests.MAX_WINDOWS, series * backtests.MIN_ORIGINS)
 
 
 def test_a_history_too_short_to_be_cut_is_not_validated_on():
@@ -202,7 +203,7 @@ def test_candidates_learn_from_before_the_validation_part_first_and_from_all_but
         def fit(self, panel, **kept):
             seen.append(max(one.end for one in panel))
 
-    monkeypatch.setattr(backtest, "forecaster_class", lambda name: Watched)
+    monkeypatch.setattr(fitting, "forecaster_class", lambda name: Watched)
     trained = train(["level"], panel, [CALENDAR + 500] * 2, horizon=24, seed=0, later_forecasts=1)
     assert seen == [int(trained.validation.windows.origins.min()), CALENDAR + 500]
     assert trained.validation.windows.origins.max() + 24 <= CALENDAR + 500

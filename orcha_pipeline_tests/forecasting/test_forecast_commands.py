@@ -97,7 +97,7 @@ def test_backtest_with_a_test_file_gives_owa_against_naive2(orcha, tmp_path):
     assert "OWA" in out
     rows = {row["model"]: row for row in json.loads((tmp_path / "all.json").read_text())["rows"]}
     assert rows["naive2"]["owa"] == pytest.approx(1.0)
-    ratios = [rows["served"][measure] / rows["naive2"][measure] for measure in ("smape", "mase")]
+    ratios = [rows["served"]["scores"][measure] / rows["naive2"]["scores"][measure] for measure in ("smape", "mase")]
     assert rows["served"]["owa"] == pytest.approx(sum(ratios) / 2)
 
 

@@ -34,7 +34,7 @@ def orcha(tmp_path, monkeypatch, capfd):
 def test_help_lists_every_command(orcha):
     code, out, _ = orcha("--help")
     assert code == 0
-    for command in ("up", "init", "decision", "nodes", "prices", "testnet"):
+    for command in ("up", "init", "decision", "nodes", "prices", "testnet", "models", "forecast", "backtest"):
         assert f" {command} " in out
 
 

@@ -41,7 +41,7 @@ def build_forecast(protocols: Sequence[str]) -> dg.AssetsDefinition:
         warehouse: WarehouseResource,
         model_registry: ModelRegistryResource,
     ) -> dg.MaterializeResult[Any]:
-        """Yield (USD per hour at full share) and native earnings of each node for each of the next 24 hours."""
+        """Yield (USD per hour at full share) and native earnings, p10/p50/p90, of each node in the next 24 hours."""
         from orcha_pipeline.forecasting.features import node_and_target, panel_of
         from orcha_pipeline.forecasting.serving import forecast as serve
 

@@ -74,6 +74,9 @@ class Rules:
     """Evidence this old counts half."""
     pooled_pull: float = 4.0
     """Pull of the pooled weights towards equal ones with one window in all, in units of relative loss."""
+    tolerance: float = 10.0
+    """How much worse than the best one, over all series, a candidate may be with one window in all and still have a
+    part in a blend: with 200 of them 5 %."""
     margin_windows: float = 20.0
     """Windows of its own at which a series' band is as much its own as everyone's."""
 
@@ -166,7 +169,8 @@ def select(evidence: Evidence, *, now: int, rules: Rules = RULES) -> Selection:
     trust = 0.5 ** ((now - horizon - known.times) / rules.half_life_hours)
     problems = problems_of(stacked[..., 1], known.truth, index, trust)
     apart = _apart(known.times, horizon)
-    default = _pooled_weights(problems, candidates, rules.pooled_pull / (apart * float(trust.sum())))
+    windows = apart * float(trust.sum())
+    default = _pooled_weights(problems, candidates, rules.pooled_pull / windows, rules.tolerance / windows)
     held_back = _held_back(stacked[..., 1], known, index=index, trust=trust, default=default, rules=rules)
     own = _own_weights(problems, default, index, trust, rules)
     raw = _weighted(stacked, held_back)
@@ -193,8 +197,16 @@ def _apart(times: NDArray[np.int64], horizon: int) -> float:
     return min(1.0, (1 + (distinct[-1] - distinct[0]) / horizon) / len(distinct))
 
 
-def _pooled_weights(problems: Mapping[int, Problem], candidates: Sequence[str], pull: float) -> Floats:
-    return pooled(list(problems.values())).descend(np.full(len(candidates), 1 / len(candidates)), pull)
+def _pooled_weights(problems: Mapping[int, Problem], candidates: Sequence[str], pull: float, within: float) -> Floats:
+    """Weights for all series, of the candidates whose own loss is within a factor 1 + `within` of the best one's.
+
+    The others are left out first: what a clearly worse candidate seems to add is mostly chance.
+    """
+    everyone = pooled(list(problems.values()))
+    losses = np.array([everyone.loss(alone) for alone in np.eye(len(candidates))])
+    best = min(loss for name, loss in zip(candidates, losses.tolist(), strict=True) if name != MEDIAN)
+    trimmed = (losses <= (1 + within) * best).astype(np.float64)
+    return everyone.descend(trimmed / trimmed.sum(), pull)
 
 
 def _own_weights(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from orcha_pipeline.forecasting.panel import HourlySeries
 
 FORECAST = dg.AssetKey(["forecast"])
-HISTORY_READ = timedelta(days=35)
+HISTORY_READ = timedelta(days=29)
 """The same hour of four weeks before is the furthest a model looks back."""
 
 

@@ -54,21 +54,22 @@ def panel_of(columns: Columns, *, nodes: Collection[str] | None = None) -> list[
     masked, NaN or infinite is unknown. `nodes` restricts it to these. Raises ModelError for an hour that is not full or
     stands twice.
     """
-    names = np.asarray(columns["node"]).astype(str)
     exact = np.asarray(columns["hour"]).astype("datetime64[us]")
     hours = exact.astype("datetime64[h]")
     if (hours != exact).any():
         raise ModelError("features_hourly has an hour that is not a full hour: build the features again")
     count = hours.astype(np.int64)
     values = {name: _floats(columns[name]) for name in ("share", *TARGETS)}
+    places = _rows_by_node(np.asarray(columns["node"]))
     panel: list[HourlySeries] = []
-    for node in sorted(set(names.tolist()) if nodes is None else set(nodes) & set(names.tolist())):
-        mine = np.flatnonzero(names == node)
+    for node in sorted(places if nodes is None else places.keys() & set(nodes)):
+        mine = places[node]
         first = int(count[mine].min())
         place = count[mine] - first
-        if len(np.unique(place)) != len(place):
+        length = int(place.max()) + 1
+        if (np.bincount(place, minlength=length) > 1).any():
             raise ModelError(f"features_hourly has an hour of {node} twice: build the features again")
-        grids = {name: _placed(column[mine], place) for name, column in values.items()}
+        grids = {name: _placed(column[mine], place, length) for name, column in values.items()}
         shares = grids["share"]
         panel += [
             HourlySeries(series_name(node, target), first, grids[target], shares)
@@ -76,6 +77,15 @@ def panel_of(columns: Columns, *, nodes: Collection[str] | None = None) -> list[
             if np.isfinite(grids[target]).any()
         ]
     return panel
+
+
+def _rows_by_node(names: NDArray[Any]) -> dict[str, NDArray[np.int64]]:
+    """Each node's rows. Those of one node stand together as a rule, so that runs are looked for and not values."""
+    starts = np.flatnonzero(np.concatenate([[True], names[1:] != names[:-1]])) if len(names) else np.empty(0, np.int64)
+    runs: dict[str, list[NDArray[np.int64]]] = {}
+    for start, end in zip(starts.tolist(), np.append(starts[1:], len(names)).tolist(), strict=False):
+        runs.setdefault(str(names[start]), []).append(np.arange(start, end))
+    return {node: np.concatenate(own) for node, own in runs.items()}
 
 
 def data_hash(panel: Sequence[HourlySeries]) -> str:
@@ -99,7 +109,7 @@ def _floats(column: NDArray[Any]) -> Floats:
     return np.asarray(column, dtype=np.float64)
 
 
-def _placed(values: Floats, place: NDArray[np.int64]) -> Floats:
-    grid = np.full(int(place.max()) + 1, np.nan)
+def _placed(values: Floats, place: NDArray[np.int64], length: int) -> Floats:
+    grid = np.full(length, np.nan)
     grid[place] = np.where(np.isfinite(values), values, np.nan)
     return grid

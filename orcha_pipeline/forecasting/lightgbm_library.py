@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from orcha_pipeline.errors import ModelError
 from orcha_pipeline.forecasting.panel import Floats
 
-THREADS = 2
+THREADS = 1
+"""A served blend asks two forecasters at a time, so that two cores are busy as it is."""
 FIRST_LINE = "tree\n"
 LAST_TREE = "\nend of trees\n"
 """What a whole model's text begins with, and what stands after its trees."""

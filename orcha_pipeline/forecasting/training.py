@@ -7,7 +7,7 @@ selection learnt anew from the second and third part: nothing is fitted a second
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version as installed
@@ -33,7 +33,7 @@ from orcha_pipeline.forecasting.metrics import error_by_horizon, mean_over_serie
 from orcha_pipeline.forecasting.panel import QUANTILES, Floats, HourlySeries, Tell, say_nothing
 from orcha_pipeline.forecasting.promotion import NAIVE, SERVED
 from orcha_pipeline.forecasting.rolling import Clock, Rolled, Windows, histories_of, roll, windows_at
-from orcha_pipeline.forecasting.selection import Evidence, blend_all, select
+from orcha_pipeline.forecasting.selection import Evidence, Selection, blend_all, select
 from orcha_pipeline.forecasting.served_model import ServedModel, write_example
 from orcha_pipeline.forecasting.serving import as_forecast
 from orcha_pipeline.model import YIELD_USD, YieldForecast, utc
@@ -105,9 +105,11 @@ def train_protocol(
     fitted, choosing = _rolled(fitted, panel, _windows(panel, fitted_before, tested_from), clock=clock, tell=tell)
     test = roll(fitted.forecasters, panel, _windows(panel, tested_from, end), clock=clock, tell=tell)
     chosen_on, tested_on = (_servable(evidence_of(panel, rolled)) for rolled in (choosing, test))
+    servable = tuple(tested_on.forecasts)
+    asked = _asked(select(chosen_on, now=tested_from))
+    chosen_on, tested_on = (_only(evidence, asked) for evidence in (chosen_on, tested_on))
     served = blend_all(select(chosen_on, now=tested_from), tested_on.series.tolist(), tested_on.forecasts)
     selection = select(chosen_on.and_then(tested_on), now=end)
-    servable = tuple(tested_on.forecasts)
 
     _empty(out_dir)
     for name in servable:
@@ -180,7 +182,18 @@ def _names(panel: Sequence[HourlySeries], windows: Windows) -> list[str]:
 
 def _servable(evidence: Evidence) -> Evidence:
     """Without the candidates that are measured but not served."""
-    return replace(evidence, forecasts={n: rows for n, rows in evidence.forecasts.items() if n not in CLASSICAL})
+    return _only(evidence, [name for name in evidence.forecasts if name not in CLASSICAL])
+
+
+def _asked(selection: Selection) -> set[str]:
+    """Seasonal naive and whoever has a part in the common blend: a median of all would have a cycle ask everyone."""
+    weights = zip(selection.candidates, selection.default, strict=True)
+    return {NAIVE, *(name for name, weight in weights if weight > 0)}
+
+
+def _only(evidence: Evidence, names: Collection[str]) -> Evidence:
+    """The same windows with the forecasts of these candidates alone."""
+    return replace(evidence, forecasts={n: rows for n, rows in evidence.forecasts.items() if n in names})
 
 
 def _results(

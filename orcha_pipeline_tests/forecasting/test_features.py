@@ -63,6 +63,14 @@ def test_only_the_nodes_asked_for_are_series():
     assert panel_of(both, nodes=[]) == []
 
 
+def test_the_order_of_the_rows_does_not_matter():
+    both = columns(features(hours=30), features(node="storj-2", hours=30))
+    mixed = np.random.default_rng(0).permutation(60)
+    shuffled = panel_of({name: values[mixed] for name, values in both.items()})
+    assert data_hash(shuffled) == data_hash(panel_of(both))
+    assert panel_of({name: values[:0] for name, values in both.items()}) == []
+
+
 def test_an_hour_that_stands_twice_or_is_not_full_is_refused():
     frame = features(hours=30)
     with pytest.raises(ModelError, match="hour of storj-1 twice"):

@@ -6,6 +6,7 @@ Never loads TensorFlow, MLflow or pandas: this runs every 15 minutes.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -61,13 +62,12 @@ def as_forecast(
 ) -> YieldForecast:
     """`quantiles` (HORIZON, 3) of a series as a forecast of its node's target."""
     node, target = node_and_target(series)
-    first = hour_of(issued_at)
     p10, p50, p90 = (tuple(column) for column in quantiles.T.tolist())
     return YieldForecast(
         node=node,
         target=target,
         issued_at=utc(issued_at),
-        hours=tuple(first + i * HOUR for i in range(len(p50))),
+        hours=_hours(hour_of(issued_at), len(p50)),
         p10=p10,
         p50=p50,
         p90=p90,
@@ -75,6 +75,12 @@ def as_forecast(
         version=version,
         note=note,
     )
+
+
+@lru_cache(maxsize=64)
+def _hours(first: datetime, count: int) -> tuple[datetime, ...]:
+    """The same for every series of a cycle, of which there may be thousands."""
+    return tuple(first + i * HOUR for i in range(count))
 
 
 @dataclass(frozen=True, slots=True)

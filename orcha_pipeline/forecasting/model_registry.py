@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 MODEL_TAG = "orcha.model"
+VIEW = {"mlflow.experimentKind": "custom_model_development"}
+"""Has MLflow's page open the experiment with its runs and charts, and not with the view for language models."""
 SQLITE = "sqlite:///"
 LSTM = "lstm"
 PYFUNC_MODULE = "orcha_pipeline.forecasting.mlflow_model"
@@ -181,7 +183,7 @@ def _experiment(client: "MlflowClient", name: str, tracking_uri: str) -> str:
     if tracking_uri.startswith(SQLITE):
         # An absolute file address: the pipeline writes there without a server, and the server's pages read there.
         location = (_store_file(tracking_uri).resolve().parent / "artifacts" / name).as_uri()
-    return client.create_experiment(name, artifact_location=location)
+    return client.create_experiment(name, artifact_location=location, tags=VIEW)
 
 
 def _store_file(tracking_uri: str) -> Path:

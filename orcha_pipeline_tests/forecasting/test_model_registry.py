@@ -74,7 +74,9 @@ def test_a_training_is_a_run_a_candidate_with_the_same_measures_below_what_is_se
     runs = {run.data.tags["orcha.model"]: run for run in client.search_runs([registered.experiment_id])}
     assert set(runs) == {"served", "lstm", *SIMPLE}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    assert client.get_experiment(registered.experiment_id).name == "orcha-storj"
+    experiment = client.get_experiment(registered.experiment_id)
+    assert experiment.name == "orcha-storj"
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     measures = {"wape", "mase", "smape", "pinball", "coverage80", "wape_yield_usd", "wape_net_native"}
     for name, run in runs.items():
         assert measures <= set(run.data.metrics), name

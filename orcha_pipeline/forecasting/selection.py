@@ -140,6 +140,8 @@ def blend_all(selection: Selection, names: Sequence[str], forecasts: Mapping[str
     A candidate that is missing, or has no answer in a row, leaves its weight to the others; where none is left the row
     is NaN. Quantiles never cross, and nothing falls below zero where no candidate does.
     """
+    if not len(names):
+        return next(iter(forecasts.values()))
     stacked = _stack(selection.candidates, forecasts)
     weights = np.array([selection.weights.get(name, selection.default) for name in names])
     raw = _weighted(stacked, weights.reshape(len(names), len(selection.candidates)))

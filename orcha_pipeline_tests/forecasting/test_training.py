@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from orcha_pipeline.forecasting import artifact
 from orcha_pipeline.forecasting.features import to_datetime, to_hour
 from orcha_pipeline.forecasting.metrics import score
 from orcha_pipeline.forecasting.served_model import ServedModel, read_example
+from orcha_pipeline.settings import ForecastModel
 from orcha_pipeline_tests.forecasting.conftest import NOISE, SIMPLE, TRAINED_AT, train
 from orcha_pipeline_tests.forecasting.synthetic import START, features, panel
 
@@ -85,6 +87,18 @@ def test_too_little_history_leaves_seasonal_naive_and_says_so(tmp_path):
     assert manifest.candidates["lstm"].refused
     assert trained.loss == ()
     assert ServedModel.open(tmp_path).reproduces()
+
+
+@pytest.mark.parametrize("hours", [1, 3, 26, 60, 97, 150])
+def test_however_short_the_history_there_is_a_model_that_answers(tmp_path, hours):
+    everyone = get_args(ForecastModel)
+    manifest = train(tmp_path, features(hours=hours), candidates=everyone).manifest
+    assert "seasonal_naive" in manifest.saved
+    assert set(manifest.candidates) >= {"served", *everyone}
+    model = ServedModel.open(tmp_path)
+    assert model.reproduces()
+    _, logged = read_example(tmp_path)
+    assert logged.shape == (2, 24, 3)
 
 
 def test_training_again_into_a_folder_leaves_nothing_of_the_older_model(simple_model):

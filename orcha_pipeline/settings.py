@@ -194,7 +194,7 @@ class PlannerSettings(Section):
 class ForecastSettings(Section):
     """Training and serving of the yield forecast."""
 
-    candidates: tuple[ForecastModel, ...] = get_args(ForecastModel)
+    candidates: Annotated[tuple[ForecastModel, ...], Field(strict=False)] = get_args(ForecastModel)
     """Which of them are trained and measured; seasonal naive always is."""
     min_history_hours: Annotated[int, Field(ge=25)] = 48
     """Below this a node is forecast by seasonal naive, marked so."""

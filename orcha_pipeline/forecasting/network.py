@@ -91,6 +91,7 @@ def fit(train: Examples, validation: Examples, *, seed: int, tell: Tell = say_no
         validation_data=(validation.inputs, validation.target),
         epochs=MAX_EPOCHS,
         batch_size=batch,
+        validation_batch_size=BATCH,
         # The averaged weights stand in the network while an epoch's end is looked at: they are the ones kept.
         callbacks=[keras.callbacks.SwapEMAWeights(swap_on_epoch=True), stop, progress],
         verbose=0,

@@ -85,9 +85,7 @@ def nodes(context: typer.Context, *, config: Config = None, as_json: AsJson = Fa
     if context.invoked_subcommand is None:
         list_nodes(config=config, as_json=as_json)
         return
-    given = (context.get_parameter_source(name) for name in ("config", "as_json"))
-    if any(source is not None and source.name == "COMMANDLINE" for source in given):
-        raise typer.BadParameter(f"give --config and --json behind `{context.invoked_subcommand}`")
+    _options_stand_behind(context)
 
 
 @nodes_app.command("list")
@@ -148,6 +146,13 @@ def read_node(
         console.print(reading_table(found))
     if found.faults:
         raise typer.Exit(1)
+
+
+def _options_stand_behind(context: typer.Context) -> None:
+    """Refuse options given before the subcommand, which would not see them."""
+    given = (context.get_parameter_source(name) for name in ("config", "as_json"))
+    if any(source is not None and source.name == "COMMANDLINE" for source in given):
+        raise typer.BadParameter(f"give --config and --json behind `{context.invoked_subcommand}`")
 
 
 def _progress(text: str) -> Status:
@@ -290,9 +295,7 @@ def models(context: typer.Context, *, config: Config = None, as_json: AsJson = F
     if context.invoked_subcommand is None:
         list_models(config=config, as_json=as_json)
         return
-    given = (context.get_parameter_source(name) for name in ("config", "as_json"))
-    if any(source is not None and source.name == "COMMANDLINE" for source in given):
-        raise typer.BadParameter(f"give --config and --json behind `{context.invoked_subcommand}`")
+    _options_stand_behind(context)
 
 
 @models_app.command("list")

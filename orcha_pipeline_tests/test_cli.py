@@ -1,34 +1,13 @@
 import json
 import socket
 import stat
-import sys
 from datetime import UTC, datetime
 
 import pytest
 
-from orcha_pipeline import cli
 from orcha_pipeline.model import Verdict
 from orcha_pipeline.warehouse import decisions
 from orcha_pipeline.warehouse.connection import Warehouse
-
-
-@pytest.fixture
-def orcha(tmp_path, monkeypatch, capfd):
-    """Runs the command in an empty folder; gives exit code, output and error output with their lines joined."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ORCHA_CONFIG", raising=False)
-    monkeypatch.setenv("COLUMNS", "400")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["orcha", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
-        return ended.value.code or 0, out, err
-
-    return run
 
 
 def test_help_lists_every_command(orcha):

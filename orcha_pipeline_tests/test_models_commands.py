@@ -1,32 +1,12 @@
 import json
-import sys
 from datetime import UTC, datetime
 
 import pytest
 
-from orcha_pipeline import cli
 from orcha_pipeline.warehouse import decisions, forecast_rows
 from orcha_pipeline.warehouse.connection import Warehouse
 
 AT = datetime(2026, 2, 2, 3, tzinfo=UTC)
-
-
-@pytest.fixture
-def orcha(tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ORCHA_CONFIG", raising=False)
-    monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["orcha", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
-        return ended.value.code or 0, out, err
-
-    return run
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from rich.text import Text
 from orcha_pipeline.errors import ModelError
 from orcha_pipeline.forecasting.backtest import backtest, forecast_ahead
 from orcha_pipeline.forecasting.candidates import chosen_names
+from orcha_pipeline.forecasting.promotion import SERVED
 from orcha_pipeline.forecasting.quiet import only_progress
-from orcha_pipeline.forecasting.report import SERVED, choices_of, report_of, sentences_of, table_of
+from orcha_pipeline.forecasting.report import choices_of, report_of, sentences_of, table_of
 from orcha_pipeline.forecasting.tables import LongTable, continued, read_table, write_forecasts
 
 

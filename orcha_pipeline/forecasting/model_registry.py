@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from importlib.metadata import version as installed
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,17 +43,6 @@ class RegisteredVersion:
     experiment_id: str
     champion: bool
     why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VersionInfo:
-    """One version of a registered model, as MLflow knows it."""
-
-    version: str
-    aliases: tuple[str, ...]
-    run_id: str
-    created_at: datetime
-    description: str
 
 
 def model_name(protocol: str) -> str:
@@ -104,29 +92,6 @@ def log_training(
         champion=verdict.promoted,
         why=verdict.why,
     )
-
-
-def versions(protocol: str, *, tracking_uri: str) -> list[VersionInfo]:
-    """Every version of a protocol's model, the newest first. Raises ModelError where MLflow refuses."""
-    name = model_name(protocol)
-    with _told(tracking_uri, f"the versions of {name}"):
-        client = open_client(tracking_uri)
-        registered = client.search_registered_models(f"name = '{name}'")
-        aliases = registered[0].aliases if registered else {}
-        found = client.search_model_versions(f"name = '{name}'")
-    by_version: dict[str, list[str]] = {}
-    for alias, version in aliases.items():
-        by_version.setdefault(str(version), []).append(alias)
-    return [
-        VersionInfo(
-            version=str(one.version),
-            aliases=tuple(sorted(by_version.get(str(one.version), ()))),
-            run_id=one.run_id or "",
-            created_at=datetime.fromtimestamp(one.creation_timestamp / 1000).astimezone(),
-            description=one.description or "",
-        )
-        for one in sorted(found, key=lambda one: -int(one.version))
-    ]
 
 
 def move_champion(protocol: str, version: str, *, tracking_uri: str, who: str, why: str) -> None:

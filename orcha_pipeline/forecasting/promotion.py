@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orcha_pipeline.forecasting.artifact import Manifest, Measures
+from orcha_pipeline.forecasting.selection import NAIVE
 from orcha_pipeline.model import YIELD_USD
 
 SERVED = "served"
-NAIVE = "seasonal_naive"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from rich.table import Table
 from orcha_pipeline.forecasting.backtest import Backtest
 from orcha_pipeline.forecasting.metrics import Scores, mean_over_series, owa, score_each, seasonal_yardstick
 from orcha_pipeline.forecasting.panel import Floats
+from orcha_pipeline.forecasting.promotion import SERVED
 from orcha_pipeline.forecasting.rolling import histories_of
 from orcha_pipeline.forecasting.selection import NAIVE
 
-SERVED = "served"
 NAIVE2 = "naive2"
 WIDE = 100
 """Columns of a terminal that has room for everything."""

@@ -88,17 +88,7 @@ def _first_known(series: HourlySeries) -> float:
 def histories_of(panel: Sequence[HourlySeries], windows: Windows) -> list[HourlySeries]:
     """What was there to know at each window's origin: nothing at or after it."""
     pairs = zip(windows.series.tolist(), windows.origins.tolist(), strict=True)
-    return [_up_to(panel[i], origin) for i, origin in pairs]
-
-
-def _up_to(series: HourlySeries, origin: int) -> HourlySeries:
-    """The series before the origin; where it ends earlier, with unknown hours up to there, so that it ends there."""
-    known = series.before(origin)
-    missing = origin - known.end
-    if missing <= 0:
-        return known
-    shares = None if known.shares is None else np.append(known.shares, np.full(missing, np.nan))
-    return replace(known, values=np.append(known.values, np.full(missing, np.nan)), shares=shares)
+    return [panel[i].before(origin) for i, origin in pairs]
 
 
 def roll(

@@ -3,7 +3,7 @@
 Loading it touches neither TensorFlow nor MLflow nor pandas, and loads no forecaster that has no part in an answer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,13 +25,13 @@ TOLD_FROM = 0.05
 
 
 class ServedModel:
-    """One training's model, from its folder or straight from the training."""
+    """One training's model: its manifest, and the folder with what its forecasters learnt."""
 
-    def __init__(self, manifest: Manifest, folder: Path, forecasters: Mapping[str, Forecaster] | None = None) -> None:
+    def __init__(self, manifest: Manifest, folder: Path) -> None:
         self.manifest = manifest
         self.selection = Selection.from_json(manifest.selection)
         self._folder = folder
-        self._forecasters = dict(forecasters or {})
+        self._forecasters: dict[str, Forecaster] = {}
 
     @classmethod
     def open(cls, folder: Path) -> "ServedModel":

@@ -13,12 +13,12 @@ import numpy as np
 
 from orcha_pipeline.errors import ModelError
 from orcha_pipeline.forecasting.features import HORIZON, known_hours, node_and_target, to_hour
-from orcha_pipeline.forecasting.naive import SeasonalNaive, last_resort
 from orcha_pipeline.forecasting.panel import Floats, HourlySeries
+from orcha_pipeline.forecasting.rolling import fallback
+from orcha_pipeline.forecasting.selection import NAIVE
 from orcha_pipeline.forecasting.served_model import ServedModel
 from orcha_pipeline.model import HOUR, YieldForecast, hour_of, utc
 
-SEASONAL_NAIVE = "seasonal_naive"
 NAIVE_VERSION = "24h"
 
 
@@ -45,16 +45,10 @@ def forecast(
                 "",
             )
         else:
-            quantiles, model, version = naive_forecast(series), SEASONAL_NAIVE, NAIVE_VERSION
+            quantiles, model, version = fallback([series], HORIZON)[0], NAIVE, NAIVE_VERSION
             note = served.refused[series.name]
         result.append(as_forecast(series.name, issued_at, quantiles, model=model, version=version, note=note))
     return result
-
-
-def naive_forecast(history: HourlySeries) -> Floats:
-    """Seasonal naive, or the last resort where it has no answer: (HORIZON, 3), finite where any hour is known."""
-    (answer,) = SeasonalNaive().forecast([history], horizon=HORIZON)
-    return answer if np.isfinite(answer).all() else last_resort(history, HORIZON)
 
 
 def as_forecast(

@@ -31,9 +31,9 @@ from orcha_pipeline.forecasting.features import (
 from orcha_pipeline.forecasting.fitting import Fitted, evidence_of, fit_all, within_budget
 from orcha_pipeline.forecasting.metrics import error_by_horizon, mean_over_series, score_each, seasonal_yardstick
 from orcha_pipeline.forecasting.panel import QUANTILES, Floats, HourlySeries, Tell, say_nothing
-from orcha_pipeline.forecasting.promotion import NAIVE, SERVED
+from orcha_pipeline.forecasting.promotion import SERVED
 from orcha_pipeline.forecasting.rolling import Clock, Rolled, Windows, histories_of, roll, windows_at
-from orcha_pipeline.forecasting.selection import Evidence, Selection, blend_all, select
+from orcha_pipeline.forecasting.selection import NAIVE, Evidence, Selection, blend_all, select
 from orcha_pipeline.forecasting.served_model import ServedModel, write_example
 from orcha_pipeline.forecasting.serving import as_forecast
 from orcha_pipeline.model import YIELD_USD, YieldForecast, utc

@@ -1,33 +1,19 @@
 import json
 import os
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from orcha_pipeline import cli
 from orcha_pipeline.forecasting.quiet import only_progress
 
 CHEAP = "seasonal_naive,hour_mean"
 
 
-@pytest.fixture
-def orcha(tmp_path, monkeypatch, capfd):
-    """Runs the command in an empty folder; gives exit code, output and error output."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def narrow(orcha, monkeypatch):
+    """An ordinary terminal."""
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["orcha", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
-        return ended.value.code or 0, out, err
-
-    return run
 
 
 def table(*, names=("a", "b"), hours=500, start="2026-01-05", seed=0, integer_from=None):

@@ -6,7 +6,7 @@ import pytest
 from orcha_pipeline.errors import ModelError
 from orcha_pipeline.forecasting import artifact, model_registry
 from orcha_pipeline.forecasting.artifact import Candidate
-from orcha_pipeline.forecasting.model_registry import log_training, versions
+from orcha_pipeline.forecasting.model_registry import log_training
 from orcha_pipeline.forecasting.served_model import ServedModel, read_example
 from orcha_pipeline.forecasting.training import Standing
 from orcha_pipeline_tests.forecasting.conftest import NOISE, SIMPLE, train
@@ -148,9 +148,9 @@ def test_a_challenger_takes_the_place_only_of_a_champion_it_beats(simple_model, 
     assert aliases(client) == {"champion": "1", "challenger": "2"}
     assert log(beaten_by(simple_model, 0.9), store).champion
     assert aliases(client) == {"champion": "3", "challenger": "3"}
-    found = versions("storj", tracking_uri=store)
-    assert [(one.version, one.aliases) for one in found] == [("3", ("challenger", "champion")), ("2", ()), ("1", ())]
-    assert "no better than champion 1's" in found[1].description
+    found = {str(one.version): one for one in client.search_model_versions("name = 'orcha-storj'")}
+    assert set(found) == {"1", "2", "3"}
+    assert "no better than champion 1's" in found["2"].description
     labels = {run.data.tags["orcha.model"] for run in client.search_runs([refused.experiment_id])}
     assert "champion-1" in labels
 

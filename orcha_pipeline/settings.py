@@ -20,7 +20,7 @@ Amount = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 PriceSourceName = Literal["coingecko", "coinpaprika", "defillama", "coinbase"]
 ForecastModel = Literal[
-    "seasonal_naive", "seasonal_naive_168", "hour_mean", "lightgbm", "lightgbm_log1p", "mstl", "theta", "lstm"
+    "seasonal_naive", "seasonal_naive_168", "hour_mean", "linear", "lightgbm", "lightgbm_log1p", "mstl", "theta", "lstm"
 ]
 
 

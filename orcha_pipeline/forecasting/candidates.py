@@ -12,6 +12,7 @@ CANDIDATES: Mapping[str, str] = MappingProxyType(
         "seasonal_naive": "naive:SeasonalNaive",
         "seasonal_naive_168": "naive:SeasonalNaiveWeek",
         "hour_mean": "naive:HourMean",
+        "linear": "linear:Linear",
         "lightgbm": "gbm:LightGbm",
         "lightgbm_log1p": "gbm:LightGbmLog1p",
         "mstl": "classical:Mstl",

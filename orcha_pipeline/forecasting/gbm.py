@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from orcha_pipeline.errors import ModelError
@@ -27,24 +26,25 @@ from orcha_pipeline.forecasting.panel import (
     Tell,
     say_nothing,
 )
+from orcha_pipeline.forecasting.scaled_windows import (
+    CONTEXT,
+    WEEKS,
+    Scaling,
+    drawn_origins,
+    has_negative,
+    is_answerable,
+    known_mean,
+    last_hours,
+    lesson_of,
+    scaling_of,
+)
 
-WEEKS = 4
-CONTEXT = WEEKS * WEEK
-"""Hours before an origin that are looked at."""
-MIN_KNOWN = 48
-"""Known hours among them below which there is no answer."""
 MIN_ROWS = 1_000
 MAX_ROWS = 150_000
 """Training rows, one an origin and hour ahead. More of them cost time and gained nothing on held-back parts."""
 BATCH = 2_048
 """Histories forecast at once, so that memory stays small."""
 RECENT_HOURS = (1, 2, 3, 4, 6, 8, 12, 18, 24)
-UNIT_OF_MEDIAN = 0.1
-"""Where log1p bends, as a part of a window's median positive value: nearly a logarithm, and still sound at 0."""
-CONSTANT = 1e-9
-"""A window that strays less than this part of its level is constant: what is left is rounding."""
-FEATURE_LIMIT = 1e6
-"""Scaled values are cut off here: far outside anything that tells hours apart, and safe as float32."""
 TRAINING_THREADS = 1
 """LightGBM's threads wait for each other by spinning: where another process wants the cores, two of them took six times
 as long as one. The trees come out the same."""
@@ -68,35 +68,6 @@ class Settings:
 
 
 SETTINGS = Settings()
-
-
-@dataclass(frozen=True, slots=True)
-class Scaling:
-    """How n windows were bent and scaled, (n,) each: by `unit` before log1p, then by `centre` and `spread`.
-
-    `spread` is 0 where a window is constant.
-    """
-
-    unit: Floats
-    centre: Floats
-    spread: Floats
-    log: bool
-
-    def scale(self, values: Floats) -> Floats:
-        """(n, t) in the series' unit to scaled. A constant window's own values come to 0."""
-        divisor = np.where(self.spread > 0, self.spread, 1.0)[:, None]
-        return np.clip(
-            (_bend(values, self.unit, log=self.log) - self.centre[:, None]) / divisor, -FEATURE_LIMIT, FEATURE_LIMIT
-        )
-
-    def restore(self, scaled: Floats) -> Floats:
-        """What `scale` came from: (n, t). Not finite where that is beyond a float."""
-        bent = self.centre[:, None] + scaled * self.spread[:, None]
-        return np.maximum(self.unit[:, None] * np.expm1(bent), 0.0) if self.log else bent
-
-    def slope(self) -> Floats:
-        """By how much the series moves for a scaled unit at the window's centre: (n,)."""
-        return self.spread * self.unit * np.exp(self.centre) if self.log else self.spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +118,9 @@ class _GlobalTrees(Forecaster):
 
     def _forecast(self, histories: Sequence[HourlySeries], horizon: int) -> Floats:
         result = np.full((len(histories), horizon, len(QUANTILES)), np.nan)
-        windows = np.stack([_last_hours(history.values) for history in histories])
-        may_be_negative = np.array([_has_negative(history.values) for history in histories])
-        answerable = _is_answerable(windows)
+        windows = np.stack([last_hours(history.values) for history in histories])
+        may_be_negative = np.array([has_negative(history.values) for history in histories])
+        answerable = is_answerable(windows)
         if self.log:
             answerable &= ~may_be_negative
         chosen = np.flatnonzero(answerable)
@@ -228,76 +199,13 @@ class LightGbmLog1p(_GlobalTrees):
     log: ClassVar[bool] = True
 
 
-def scaling_of(windows: Floats, *, log: bool) -> Scaling:
-    """The scaling of windows (n, t), each with a known hour; with `log` none has a negative one.
-
-    The centre is the mean of the last day's worth of known hours, the spread the mean absolute deviation of the last
-    week's worth.
-    """
-    week = _last_known(windows, WEEK)
-    unit = _units(week) if log else np.ones(len(windows))
-    week = _bend(week, unit, log=log)
-    mean = _mean(week, axis=1)
-    spread = _mean(np.abs(week - mean[:, None]), axis=1)
-    return Scaling(
-        unit=unit,
-        centre=_mean(_bend(_last_known(windows, SEASON), unit, log=log), axis=1),
-        spread=np.where(spread > CONSTANT * np.abs(mean), spread, 0.0),
-        log=log,
-    )
-
-
-def _units(week: Floats) -> Floats:
-    positive = np.where(week > 0, week, np.nan)
-    has_one = np.isfinite(positive).any(axis=1)
-    result = np.ones(len(week))
-    result[has_one] = UNIT_OF_MEDIAN * np.nanmedian(positive[has_one], axis=1)
-    return np.maximum(result, np.finfo(float).tiny)
-
-
-def _bend(values: Floats, unit: Floats, *, log: bool) -> Floats:
-    return np.log1p(values / unit[:, None]) if log else values
-
-
-def _mean(values: Floats, axis: int) -> Floats:
-    """Mean of what is known along `axis`, NaN where nothing is."""
-    known = np.isfinite(values)
-    count = known.sum(axis=axis)
-    total = np.where(known, values, 0.0).sum(axis=axis)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
 def _deviation(values: Floats, axis: int) -> Floats:
     """Standard deviation of what is known along `axis`, NaN where nothing is."""
-    return np.sqrt(_mean((values - np.expand_dims(_mean(values, axis), axis)) ** 2, axis))
-
-
-def _last_known(windows: Floats, hours: int) -> Floats:
-    """The windows with all but their last `hours` known values made unknown."""
-    place = np.cumsum(np.isfinite(windows)[:, ::-1], axis=1)[:, ::-1]
-    return np.where(place <= hours, windows, np.nan)
-
-
-def _known_or_nan(values: Floats) -> Floats:
-    return np.where(np.isfinite(values), values, np.nan)
-
-
-def _has_negative(values: Floats) -> bool:
-    return bool(np.any(_known_or_nan(values) < 0))
-
-
-def _last_hours(values: Floats) -> Floats:
-    """The last CONTEXT hours, unknown before the first: (CONTEXT,)."""
-    last = values[-CONTEXT:]
-    return np.concatenate([np.full(CONTEXT - len(last), np.nan), _known_or_nan(last)])
+    return np.sqrt(known_mean((values - np.expand_dims(known_mean(values, axis), axis)) ** 2, axis))
 
 
 def _last_share(shares: Floats | None) -> float:
     return float(shares[-1]) if shares is not None and len(shares) else float("nan")
-
-
-def _is_answerable(windows: Floats) -> NDArray[np.bool_]:
-    return np.count_nonzero(np.isfinite(windows), axis=1) >= MIN_KNOWN
 
 
 def _features(
@@ -321,11 +229,11 @@ def _hour_features(scaled: Floats, origins: NDArray[np.int64], horizon: int) -> 
     when = origins[:, None] + ahead
     days = scaled.reshape(len(scaled), -1, SEASON)
     weeks = scaled.reshape(len(scaled), WEEKS, WEEK)
-    week_mean = _mean(days[:, -7:], axis=1)
+    week_mean = known_mean(days[:, -7:], axis=1)
     # Yesterday with an hour on either side; the hour after its last is the first one ahead, unknown.
     yesterday = np.concatenate([days[:, -2, -1:], days[:, -1], np.full((len(scaled), 1), np.nan)], axis=1)
     around = np.stack([np.roll(week_mean, shift, axis=1) for shift in (-1, 0, 1)])
-    recent_error = _mean(scaled[:, -6:] - week_mean[:, -6:], axis=1)
+    recent_error = known_mean(scaled[:, -6:] - week_mean[:, -6:], axis=1)
     return {
         "step": np.broadcast_to(ahead, when.shape),
         "hour_of_day": when % SEASON,
@@ -335,29 +243,29 @@ def _hour_features(scaled: Floats, origins: NDArray[np.int64], horizon: int) -> 
         "yesterday_hour_before": yesterday[:, hour],
         "yesterday_hour_after": yesterday[:, hour + 2],
         "hour_mean_7_days": week_mean[:, hour],
-        "hour_mean_28_days": _mean(days, axis=1)[:, hour],
+        "hour_mean_28_days": known_mean(days, axis=1)[:, hour],
         "hour_deviation_7_days": _deviation(days[:, -7:], axis=1)[:, hour],
-        "hour_of_week_mean": _mean(weeks, axis=1)[:, ahead % WEEK],
+        "hour_of_week_mean": known_mean(weeks, axis=1)[:, ahead % WEEK],
         "hour_mean_shifted_to_now": week_mean[:, hour] + recent_error[:, None],
-        "hour_mean_smoothed": _mean(around, axis=0)[:, hour],
+        "hour_mean_smoothed": known_mean(around, axis=0)[:, hour],
     }
 
 
 def _window_features(scaled: Floats, shares: Floats, scaling: Scaling) -> dict[str, Floats]:
     """What is the same for all the hours ahead, (n,) each: where the series stands and how it has moved."""
     days = scaled.reshape(len(scaled), -1, SEASON)
-    off_the_mean = days[:, -1] - _mean(days[:, -7:], axis=1)
+    off_the_mean = days[:, -1] - known_mean(days[:, -7:], axis=1)
     divisor = np.where(scaling.spread > 0, scaling.spread, 1.0)
     return {
         **{f"hours_ago_{hours}": scaled[:, -hours] for hours in RECENT_HOURS},
-        **{f"mean_{hours}": _mean(scaled[:, -hours:], axis=1) for hours in (6, SEASON, WEEK, CONTEXT)},
+        **{f"mean_{hours}": known_mean(scaled[:, -hours:], axis=1) for hours in (6, SEASON, WEEK, CONTEXT)},
         **{f"deviation_{hours}": _deviation(scaled[:, -hours:], axis=1) for hours in (6, SEASON, WEEK)},
-        **{f"mean_of_day_{day}": _mean(days[:, -day], axis=1) for day in range(2, 8)},
+        **{f"mean_of_day_{day}": known_mean(days[:, -day], axis=1) for day in range(2, 8)},
         "least_of_day": np.fmin.reduce(days[:, -1], axis=1),
         "most_of_day": np.fmax.reduce(days[:, -1], axis=1),
         "off_the_mean_1": off_the_mean[:, -1],
-        "off_the_mean_6": _mean(off_the_mean[:, -6:], axis=1),
-        "off_the_mean_24": _mean(off_the_mean, axis=1),
+        "off_the_mean_6": known_mean(off_the_mean[:, -6:], axis=1),
+        "off_the_mean_24": known_mean(off_the_mean, axis=1),
         "level": np.sign(scaling.centre) * np.log1p(np.abs(scaling.centre) / divisor),
         "share": shares,
     }
@@ -365,11 +273,11 @@ def _window_features(scaled: Floats, shares: Floats, scaling: Scaling) -> dict[s
 
 def _training_rows(panel: Sequence[HourlySeries], *, horizon: int, log: bool, rng: np.random.Generator) -> Rows:
     """At most MAX_ROWS rows of origins drawn from the whole panel, less the hours that are unknown."""
-    usable = [series for series in panel if not (log and _has_negative(series.values))]
+    usable = [series for series in panel if not (log and has_negative(series.values))]
     if not usable:
         why = "every series has a negative value" if panel else "there is no series"
         raise ModelError(f"Nothing for LightGBM to learn from: {why}.")
-    drawn = _drawn_origins([len(series.values) for series in usable], horizon, rng)
+    drawn = drawn_origins([len(series.values) for series in usable], horizon, MAX_ROWS // horizon, rng)
     parts = [
         _rows_of(series, places, horizon=horizon, log=log)
         for series, places in zip(usable, drawn, strict=True)
@@ -390,37 +298,16 @@ def _training_rows(panel: Sequence[HourlySeries], *, horizon: int, log: bool, rn
     )
 
 
-def _drawn_origins(lengths: Sequence[int], horizon: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """For each series the places of its origins, in order: all with a past and a future, or as many as are wanted."""
-    possible = [np.arange(MIN_KNOWN, length - horizon + 1) for length in lengths]
-    series = np.repeat(np.arange(len(lengths)), [len(places) for places in possible])
-    places = np.concatenate(possible)
-    wanted = MAX_ROWS // horizon
-    if len(places) > wanted:
-        kept = np.sort(rng.choice(len(places), wanted, replace=False))
-        series, places = series[kept], places[kept]
-    return [places[series == index] for index in range(len(lengths))]
-
-
 def _rows_of(series: HourlySeries, places: NDArray[np.int64], *, horizon: int, log: bool) -> Rows | None:
-    """The rows at these places of a series, None where there is nothing to learn.
-
-    A row weighs what its scaled error comes to in the series' own unit, over the series' mean size: so the sum of the
-    errors is what WAPE counts.
-    """
-    values = _known_or_nan(series.values)
-    windows = sliding_window_view(np.concatenate([np.full(CONTEXT, np.nan), values]), CONTEXT)[places]
-    answerable = _is_answerable(windows)
-    windows, places = windows[answerable], places[answerable]
-    if not places.size:
+    """The rows at these places of a series, None where there is nothing to learn."""
+    lesson = lesson_of(series, places, horizon=horizon, log=log)
+    if lesson is None:
         return None
-    scaling = scaling_of(windows, log=log)
-    shares = np.full(len(places), np.nan) if series.shares is None else series.shares[places - 1]
-    features, names = _features(scaling.scale(windows), series.first_hour + places, shares, scaling, horizon)
-    target = scaling.scale(values[places[:, None] + np.arange(horizon)]).ravel()
-    size = float(_mean(np.abs(values), axis=0))
-    weight = np.repeat(scaling.slope() / size if size > 0 else np.zeros(len(windows)), horizon)
-    # A constant window weighs nothing: it says nothing of how a series moves.
+    before = lesson.origins - series.first_hour - 1
+    shares = np.full(len(before), np.nan) if series.shares is None else series.shares[before]
+    features, names = _features(lesson.windows, lesson.origins, shares, lesson.scaling, horizon)
+    target, weight = lesson.targets.ravel(), np.repeat(lesson.weights, horizon)
+    # A constant window says nothing of how a series moves.
     kept = np.isfinite(target) & np.isfinite(weight) & (weight > 0)
     return Rows(features=features[kept], target=target[kept], weight=weight[kept], names=names)
 

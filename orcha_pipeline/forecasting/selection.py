@@ -2,8 +2,8 @@
 
 Three steps, all of them on *evidence*, windows that lie wholly in the past:
 
-- Pooled weights: the convex combination of all candidates (and their median) with the least absolute error over all
-  series, each scaled by its own mean size.
+- Pooled weights: the convex combination of the candidates that learn (and the median of all) with the least absolute
+  error over all series, each scaled by its own mean size.
 - A series' own weights: the same problem on its own windows, held near the pooled weights by a Kullback-Leibler
   penalty that fades with the number of windows. Where such weights, held back from the windows they are judged on,
   did worse than seasonal naive, naive is served.
@@ -23,6 +23,9 @@ from orcha_pipeline.forecasting.convex_weights import Problem, pooled, problems_
 from orcha_pipeline.forecasting.panel import Floats
 
 NAIVE = "seasonal_naive"
+SIMPLE = (NAIVE, "seasonal_naive_168", "hour_mean")
+"""What learns nothing. It has a part in a blend only where nothing that learns is left: the little it seems to add, on
+a fortnight of evidence, it loses afterwards."""
 MEDIAN = "median"
 """Not a forecaster: the median of all candidates' quantiles, blended as if it were one."""
 
@@ -202,12 +205,16 @@ def _apart(times: NDArray[np.int64], horizon: int) -> float:
 def _pooled_weights(problems: Mapping[int, Problem], candidates: Sequence[str], pull: float, within: float) -> Floats:
     """Weights for all series, of the candidates whose own loss is within a factor 1 + `within` of the best one's.
 
-    The others are left out first: what a clearly worse candidate seems to add is mostly chance.
+    The others are left out first: what a clearly worse candidate seems to add is mostly chance. So are the simple ones
+    where one that learns is left.
     """
     everyone = pooled(list(problems.values()))
     losses = np.array([everyone.loss(alone) for alone in np.eye(len(candidates))])
     best = min(loss for name, loss in zip(candidates, losses.tolist(), strict=True) if name != MEDIAN)
     trimmed = (losses <= (1 + within) * best).astype(np.float64)
+    learns = np.array([name not in (*SIMPLE, MEDIAN) for name in candidates])
+    if trimmed[learns].any():
+        trimmed[[name in SIMPLE for name in candidates]] = 0.0
     return everyone.descend(trimmed / trimmed.sum(), pull)
 
 

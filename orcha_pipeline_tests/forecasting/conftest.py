@@ -36,5 +36,5 @@ def simple_model(tmp_path):
 def full_model(tmp_path_factory):
     """The same by every candidate that is served, LSTM and LightGBM included."""
     frame = synthetic.features(noise=NOISE, outages=0.005)
-    candidates = (*SIMPLE, "lightgbm", "lightgbm_log1p", "lstm")
+    candidates = (*SIMPLE, "linear", "lightgbm", "lightgbm_log1p", "lstm")
     return train(tmp_path_factory.mktemp("models") / "storj", frame, candidates=candidates)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from orcha_pipeline.errors import ModelError
-from orcha_pipeline.forecasting import gbm
+from orcha_pipeline.forecasting import gbm, scaled_windows
 from orcha_pipeline.forecasting.gbm import LightGbm, LightGbmLog1p
 from orcha_pipeline.forecasting.panel import HourlySeries
 
@@ -80,8 +80,8 @@ def test_the_plain_variant_moves_with_the_level_of_the_series(fitted):
     values = daily(30, level=0, swing=2, noise=0.1, seed=9)
     features = []
     for shift in (0.0, 64.0):
-        windows = gbm._last_hours(values + shift)[None]
-        features.append(gbm.scaling_of(windows, log=False).scale(windows))
+        windows = scaled_windows.last_hours(values + shift)[None]
+        features.append(scaled_windows.scaling_of(windows, log=False).scale(windows))
     np.testing.assert_allclose(features[0], features[1], atol=1e-9)
 
 
@@ -153,19 +153,19 @@ def test_training_and_forecasting_see_the_same_features(log):
     values = daily(40, level=3, swing=2, noise=0.1, seed=9)
     values[700:710] = np.nan
     learnt = gbm._rows_of(series("s", values), np.array([800]), horizon=HORIZON, log=log)
-    windows = gbm._last_hours(values[:800])[None]
-    scaling = gbm.scaling_of(windows, log=log)
+    windows = scaled_windows.last_hours(values[:800])[None]
+    scaling = scaled_windows.scaling_of(windows, log=log)
     asked, _ = gbm._features(scaling.scale(windows), np.array([480_800]), np.array([np.nan]), scaling, HORIZON)
     np.testing.assert_array_equal(learnt.features, asked)
 
 
 def test_lags_stand_for_the_hours_they_are_named_after():
-    windows = np.arange(gbm.CONTEXT, dtype=float)[None]
-    scaling = gbm.Scaling(unit=np.ones(1), centre=np.zeros(1), spread=np.ones(1), log=False)
+    windows = np.arange(scaled_windows.CONTEXT, dtype=float)[None]
+    scaling = scaled_windows.Scaling(unit=np.ones(1), centre=np.zeros(1), spread=np.ones(1), log=False)
     rows, names = gbm._features(windows, np.array([480_000]), np.array([0.5]), scaling, 48)
     of_step = {name: rows[:, column] for column, name in enumerate(names)}
     step = np.arange(48)
-    origin = gbm.CONTEXT  # in the window, an hour's value is its place
+    origin = scaled_windows.CONTEXT  # in the window, an hour's value is its place
     expected = {
         "step": step,
         "hour_of_day": step % 24,
@@ -190,8 +190,8 @@ def test_lags_stand_for_the_hours_they_are_named_after():
 
 
 def test_hour_zero_of_the_epoch_is_on_a_thursday():
-    windows = np.zeros((1, gbm.CONTEXT))
-    scaling = gbm.scaling_of(windows, log=False)
+    windows = np.zeros((1, scaled_windows.CONTEXT))
+    scaling = scaled_windows.scaling_of(windows, log=False)
     rows, names = gbm._features(windows, np.array([0]), np.array([np.nan]), scaling, 1)
     assert rows[0, names.index("weekday")] == 4  # Sunday is 0
 
@@ -225,8 +225,8 @@ def test_an_unknown_target_is_no_row():
 def test_a_row_weighs_what_its_error_adds_to_wape():
     values = daily(12, level=3, swing=2, noise=0.1, seed=9)
     rows = gbm._rows_of(series("s", values), np.array([200]), horizon=HORIZON, log=False)
-    windows = gbm._last_hours(values[:200])[None]
-    scaling = gbm.scaling_of(windows, log=False)
+    windows = scaled_windows.last_hours(values[:200])[None]
+    scaling = scaled_windows.scaling_of(windows, log=False)
     missed = np.abs(values[200:224] - scaling.centre)  # by a forecast of 0, scaled
     np.testing.assert_allclose((np.abs(rows.target) * rows.weight), missed / np.abs(values).mean())
 
@@ -251,7 +251,7 @@ def test_a_negative_constant_is_forecast_as_itself(fitted):
         pytest.param([], id="empty"),
         pytest.param(np.arange(47), id="short of two days"),
         pytest.param(np.full(400, np.nan), id="unknown"),
-        pytest.param(np.concatenate([np.arange(400), np.full(gbm.CONTEXT, np.nan)]), id="long ago"),
+        pytest.param(np.concatenate([np.arange(400), np.full(scaled_windows.CONTEXT, np.nan)]), id="long ago"),
         pytest.param(np.full(400, np.inf), id="infinite"),
     ],
 )
@@ -369,12 +369,11 @@ def test_series_beside_it_that_say_nothing_change_nothing():
     np.testing.assert_array_equal(alone.forecast(panel, horizon=HORIZON), beside.forecast(panel, horizon=HORIZON))
 
 
-def test_origins_are_drawn_from_the_whole_panel_where_there_are_too_many(monkeypatch):
-    monkeypatch.setattr(gbm, "MAX_ROWS", 24 * 100)
-    drawn = gbm._drawn_origins([2_000, 10, 1_000], 24, np.random.default_rng(0))
+def test_origins_are_drawn_from_the_whole_panel_where_there_are_too_many():
+    drawn = scaled_windows.drawn_origins([2_000, 10, 1_000], 24, 100, np.random.default_rng(0))
     assert sum(map(len, drawn)) == 100
     assert len(drawn[0]) > len(drawn[2]) > 0 == len(drawn[1])
-    assert drawn[0].min() >= gbm.MIN_KNOWN
+    assert drawn[0].min() >= scaled_windows.MIN_KNOWN
     assert drawn[0].max() <= 2_000 - 24
     assert np.ptp(drawn[0]) > 1_500
 

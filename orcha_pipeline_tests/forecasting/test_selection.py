@@ -80,6 +80,14 @@ def test_naive_is_served_where_nothing_does_better_on_a_series():
     assert selection.weights_of("s1")[NAIVE] < 0.5
 
 
+@pytest.mark.parametrize("learns", [True, False])
+def test_what_learns_nothing_has_a_part_only_where_nothing_that_learns_is_left(learns):
+    errors = {NAIVE: 1.0, "hour_mean": 1.0, **({"linear": 1.0, "lstm": 1.0} if learns else {})}
+    selection = select(known := evidence(errors, windows=4), now=end_of(known))
+    simple = selection.weights_of("s0")[NAIVE] + selection.weights_of("s0")["hour_mean"]
+    assert simple == 0 if learns else simple > 0.3
+
+
 def test_without_evidence_naive_is_served_with_its_own_band():
     known = evidence({NAIVE: 1.0, "a": 0.3})
     selection = select(known, now=0)

@@ -148,7 +148,7 @@ class TestTheFullModel:
         assert candidates["lstm"].by_target["yield_usd"]["wape"] < naive
 
     def test_saves_every_forecaster_and_reproduces_its_forecast_from_the_files(self, full_model):
-        assert set(full_model.manifest.saved) == {*SIMPLE, "lightgbm", "lightgbm_log1p", "lstm"}
+        assert set(full_model.manifest.saved) == {*SIMPLE, "linear", "lightgbm", "lightgbm_log1p", "lstm"}
         assert "candidates/lstm/model.onnx" in full_model.manifest.files
         assert ServedModel.open(full_model.folder).reproduces()
 

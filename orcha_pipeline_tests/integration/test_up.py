@@ -1,5 +1,6 @@
 """`orcha up` with everything real: its processes, the daemon's own schedule, the sensor, a browser."""
 
+import math
 import os
 import shutil
 import signal
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,14 @@ from orcha_pipeline.ingest import ingest_now, open_adapters
 from orcha_pipeline.installation import Installation, open_installation
 from orcha_pipeline.model import ApplicationStatus, Verdict
 from orcha_pipeline.prices import PriceClient
+from orcha_pipeline.testnet.world_kinds import write_world
+from orcha_pipeline.testnet.worlds import WorldKind
 from orcha_pipeline.warehouse import decisions
 
 ORCHA = str(Path(sys.executable).with_name("orcha"))
 PATIENCE = 420.0
+PAYS = {"storj": 0.04, "golem": 0.015, "streamr": 0.05, "grass": 0.05}
+"""Around what the protocols pay, USD an hour at full share."""
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -49,6 +54,20 @@ def wait_for(what: str, found: Callable[[], Any], process: subprocess.Popen[str]
     pytest.fail(f"{what} did not come within {PATIENCE:.0f} s:\n{log.read_text()}")
 
 
+def steady_world(folder: Path) -> Path:
+    """A world in which every day is alike and Golem pays least: whatever the hour, the outcome is the same."""
+    world = folder / "world"
+    write_world(world, kind=WorldKind.BENIGN, seed=1, days=3)
+    begin = datetime(2025, 1, 6, tzinfo=UTC)
+    lines = ["time,protocol,yield_usd_per_hour,available"]
+    for step in range(96):
+        at = (begin + timedelta(minutes=15 * step)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        of_day = 1 + 0.2 * math.sin(2 * math.pi * step / 96)
+        lines += [f"{at},{protocol},{usd * of_day:.6f},1" for protocol, usd in PAYS.items()]
+    (world / "yields.csv").write_text("\n".join(lines) + "\n")
+    return world
+
+
 class Up:
     """A running `orcha up` in a folder of its own."""
 
@@ -62,6 +81,7 @@ class Up:
             "ORCHA_TESTNET__PORT": str(ports[2]),
             "ORCHA_SERVICES__CODE_SERVER_PORT": str(ports[3]),
             "ORCHA_TESTNET__HISTORY_DAYS": "4",
+            "ORCHA_TESTNET__WORLD": str(steady_world(folder)),
             # The daemon's own schedule, only quicker than every quarter of an hour.
             "ORCHA_CYCLE_CRON": "* * * * *",
         }

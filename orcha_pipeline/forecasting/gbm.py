@@ -57,11 +57,11 @@ Single = NDArray[np.float32]
 class Settings:
     """How the trees are grown. The median is the mean of `median_boosters`, each of its own rows and features."""
 
-    rounds: int = 150
-    band_rounds: int = 100
+    rounds: int = 100
+    band_rounds: int = 70
     median_boosters: int = 2
     leaves: int = 15
-    learning_rate: float = 0.1
+    learning_rate: float = 0.13
     row_fraction: float = 0.5
     feature_fraction: float = 0.5
     max_bin: int = 63

@@ -178,13 +178,13 @@ class Linear(Forecaster):
         return result
 
     def _scaled(self, windows: Floats, origins: NDArray[np.int64], horizon: int) -> Floats:
-        """(n, horizon, 3), in order. Summed a column at a time, so that a window's answer does not hang on others."""
-        base, columns = _seen(windows, origins, horizon)
+        """(n, horizon, 3), in order. Summed thing by thing, so that a window's answer does not hang on others."""
+        base, seen = _seen(windows, origins, horizon)
+        coefficients = self._lines["coefficients"] / self._lines["spread"][:, None]
         result = np.repeat(base[..., None], len(QUANTILES), axis=-1)
-        for column, spread, coefficients in zip(
-            columns, self._lines["spread"], self._lines["coefficients"], strict=True
-        ):
-            result += (column / spread)[..., None] * coefficients
+        for values, fades in seen:
+            own, coefficients = coefficients[: len(fades)], coefficients[len(fades) :]
+            result += values[..., None] * (fades.T @ own)
         least, most = (each(windows, axis=1)[:, None, None] for each in (np.nanmin, np.nanmax))
         room = ROOM * (most - least)
         return np.sort(np.clip(result, least - room, most + room), axis=-1)
@@ -207,15 +207,17 @@ def _lessons(panel: Sequence[HourlySeries], horizon: int, rng: np.random.Generat
     return found
 
 
-def _seen(windows: Floats, origins: NDArray[np.int64], horizon: int) -> tuple[Floats, list[Floats]]:
+def _seen(windows: Floats, origins: NDArray[np.int64], horizon: int) -> tuple[Floats, list[tuple[Floats, Floats]]]:
     """What a line reads of scaled windows (n, CONTEXT) before `origins` (n,).
 
-    The mean day it reckons from, and columns, all (n, horizon). An unknown hour stands at the mean of its hour.
+    The mean day it reckons from, (n, horizon), and what it looks at: values (n, horizon or 1), and how they may fade
+    with the hours ahead, (k, horizon), which makes k columns. An unknown hour stands at the mean of its hour.
     """
     windows = np.clip(windows, -FARTHEST, FARTHEST)
     n, ahead = len(windows), np.arange(horizon)
     hour = ahead % SEASON
-    fading = [np.exp(-(ahead + 1) / hours) for hours in FADING_HOURS]
+    fading = np.exp(-(ahead + 1) / np.array(FADING_HOURS)[:, None])
+    fast, lasting = fading[[0, 1, -1]], fading[-1:]
     days = windows.reshape(n, -1, SEASON)
     mean_day = known_mean(days, axis=1)
     mean_day = np.where(np.isfinite(mean_day), mean_day, known_mean(windows, axis=1)[:, None])
@@ -231,26 +233,23 @@ def _seen(windows: Floats, origins: NDArray[np.int64], horizon: int) -> tuple[Fl
         off.reshape(n, -1, WEEK).mean(axis=1)[:, ahead % WEEK],
     ]
     standing = [flat[:, -hours:].mean(axis=1, keepdims=True) for hours in SPANS]
-    lasting = [
+    trends = [
         day_means[:, -7:].mean(axis=1, keepdims=True) - day_means[:, -14:-7].mean(axis=1, keepdims=True),
         day_means[:, -1:] - day_means[:, -7:-6],
-        level,
     ]
     # The mean day again, by how much of it the last day and week showed.
     size = np.maximum((shape**2).mean(axis=1), 1e-6)
-    shown = [shape[:, hour] * ((last * shape).mean(axis=1) / size)[:, None]]
-    shown.append(shape[:, hour] * ((last_week.mean(axis=1) * shape).mean(axis=1) / size)[:, None])
-    columns = [
-        *fading,
-        *(each * fade for each in standing for fade in fading),
-        *(each * fade for each in same_hour for fade in (*fading[:2], fading[-1])),
-        *lasting,
-        shape[:, hour],
-        *shown,
-        _on_a_weekend(origins[:, None] + ahead),
-        _on_a_weekend(origins[:, None] - SEASON // 2) * fading[2],
+    shown = [(each * shape).mean(axis=1) / size for each in (last, last_week.mean(axis=1))]
+    profile = shape[:, hour]
+    return mean_day[:, hour], [
+        (np.ones((n, 1)), fading),
+        *((each, fading) for each in standing),
+        *((each, fast) for each in same_hour),
+        *((each, lasting) for each in (*trends, level, profile)),
+        *((profile * part[:, None], lasting) for part in shown),
+        (_on_a_weekend(origins[:, None] + ahead), lasting),
+        (_on_a_weekend(origins[:, None] - SEASON // 2), fading[2:3]),
     ]
-    return mean_day[:, hour], [np.broadcast_to(column, (n, horizon)) for column in columns]
 
 
 def _on_a_weekend(hours: NDArray[np.int64]) -> Floats:
@@ -270,7 +269,8 @@ def _expected(horizon: int) -> Lines:
 
 def _table(lesson: Lesson, horizon: int) -> tuple[Floats, Floats]:
     """A lesson's rows (n, horizon, columns), and its targets (n, horizon) less the mean day."""
-    base, columns = _seen(lesson.windows, lesson.origins, horizon)
+    base, seen = _seen(lesson.windows, lesson.origins, horizon)
+    columns = [values * fade for values, fades in seen for fade in fades]
     return np.stack(columns, axis=-1), np.clip(lesson.targets, -FARTHEST, FARTHEST) - base
 
 

@@ -414,7 +414,7 @@ def test_parameters_say_what_shaped_it(fitted):
     found = fitted["log"].parameters
     assert found["transform"] == "log1p"
     assert found["rows"] == 2 * 24 * (480 - 48 - 24 + 1)
-    assert found["trees"] == 150 * 2 + 100 * 2
+    assert found["trees"] == 100 * 2 + 70 * 2
     assert "trees" not in LightGbm().parameters
 
 

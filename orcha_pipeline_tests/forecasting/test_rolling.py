@@ -94,7 +94,7 @@ def fakes(monkeypatch):
 
 def test_an_unknown_model_is_refused_with_the_names_there_are():
     for ask in (lambda: forecaster_class("prophet"), lambda: chosen_names("lstm,prophet"), lambda: chosen_names(" , ")):
-        with pytest.raises(ModelError, match="seasonal_naive, seasonal_naive_168, hour_mean, lightgbm"):
+        with pytest.raises(ModelError, match="seasonal_naive, seasonal_naive_168, hour_mean, linear, lightgbm"):
             ask()
 
 

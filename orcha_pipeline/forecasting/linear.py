@@ -63,10 +63,6 @@ LEAST_SPREAD = 0.3
 """Scaled. A column that strays less than this in simulated series is not blown up: elsewhere it may stray more."""
 ROOM = 0.5
 """How far beyond what the window saw an answer may lie, as a part of the distance from its least to its greatest."""
-UNPENALIZED = 1e-6
-"""The same of the constants: enough to make the equations well posed."""
-ROUNDS = 15
-"""Of reweighting. The median is there after six; the ends of the band need these."""
 LEAST_RESIDUAL = 0.05
 """Scaled residuals below this count as this: they would weigh without bound."""
 FARTHEST = 12.0

@@ -307,7 +307,7 @@ def list_models(
 ) -> None:
     """List every model version: measures, aliases, live errors, and who made it champion."""
     from orcha_pipeline.installation import open_installation
-    from orcha_pipeline.models_view import models_json, models_table, survey
+    from orcha_pipeline.models_view import champions_told, models_json, models_table, survey
 
     installation = open_installation(config)
     lines = survey(installation.warehouse, protocol=protocol)
@@ -317,6 +317,8 @@ def list_models(
         console.print(f"No model{f' of {protocol}' if protocol else ''} has been trained yet.")
     else:
         console.print(models_table(lines, simulated=installation.simulated))
+        for told in champions_told(lines):
+            console.print(told, highlight=False)
 
 
 @models_app.command("check")

@@ -12,7 +12,7 @@ from orcha_pipeline.warehouse.connection import Warehouse
 from orcha_pipeline.warehouse.decisions import ModelRow
 
 EVER = datetime(1970, 1, 1, tzinfo=UTC)
-UNKNOWN = "unknown"
+UNKNOWN = "-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,19 +86,18 @@ def survey(warehouse: Warehouse, *, protocol: str | None = None) -> list[ModelLi
 
 
 def models_table(lines: Sequence[ModelLine], *, simulated: bool) -> Table:
-    """A row a version."""
-    table = Table(title=f"Models{' (simulated)' if simulated else ''}", title_justify="left")
-    for column in ("protocol", "version", "alias", "trained (UTC)"):
+    """A row a version, narrow enough for 80 columns."""
+    title = f"Models{' (simulated)' if simulated else ''}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, collapse_padding=True)
+    for column in ("protocol", "no.", "alias", "trained (UTC)"):
         table.add_column(column, no_wrap=True)
-    for column in ("WAPE", "naive's", "LSTM's", "80 % band", "live\nWAPE", "naive's,\nlive"):
-        table.add_column(column, justify="right")
-    table.add_column("champion: who and why", overflow="fold")
+    for column in ("WAPE", "naive", "LSTM", "80 %\nband", "live\nWAPE", "live\nnaive"):
+        table.add_column(column, justify="right", no_wrap=True)
     for line in lines:
-        told = f"{line.champion_by}: {line.champion_why}" if line.champion_by else ""
         table.add_row(
             line.protocol,
             line.version,
-            ", ".join(line.aliases),
+            ", ".join(line.aliases[:1]),
             f"{line.trained_at:%Y-%m-%d %H:%M}",
             _figure(line.wape),
             _figure(line.rivals.get("seasonal_naive")),
@@ -106,9 +105,17 @@ def models_table(lines: Sequence[ModelLine], *, simulated: bool) -> Table:
             UNKNOWN if line.coverage80 is None else f"{line.coverage80:.0%}",
             _figure(line.live_wape),
             _figure(line.live_naive_wape),
-            told,
         )
     return table
+
+
+def champions_told(lines: Sequence[ModelLine]) -> list[str]:
+    """Who made each champion what it is, and why: a line a protocol."""
+    return [
+        f"{line.protocol}: version {line.version} is champion by {line.champion_by}: {line.champion_why}"
+        for line in lines
+        if "champion" in line.aliases and line.champion_by
+    ]
 
 
 def models_json(lines: Sequence[ModelLine]) -> str:

@@ -24,6 +24,10 @@ ForecastModel = Literal[
 ]
 
 
+MLFLOW_VIEW = "workflowType=machine_learning"
+"""MLflow's pages open as those for traces and prompts, unless the address asks for those of model training."""
+
+
 def mlflow_store(home: Path) -> str:
     """MLflow's store below the data folder."""
     return f"sqlite:///{(home / 'mlflow' / 'mlflow.db').resolve()}"

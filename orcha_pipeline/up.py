@@ -21,6 +21,7 @@ from orcha_pipeline.decision_view import print_latest
 from orcha_pipeline.errors import SupervisionError
 from orcha_pipeline.installation import Installation, SteppedClock
 from orcha_pipeline.model import HOUR, hour_of
+from orcha_pipeline.settings import MLFLOW_VIEW
 from orcha_pipeline.supervisor import Service, Supervisor, instance_lock, require_free_port
 from orcha_pipeline.warehouse import decisions
 from orcha_pipeline.warehouse.connection import Warehouse
@@ -310,7 +311,8 @@ def up(installation: Installation, console: Console, *, config: Path | None, onc
         if to_apply:
             flow.timed("Application", flow.application)
         print_latest(console, warehouse, installation)
-        console.print(f"Dagster: [link]{where.dagster}[/]   MLflow: [link]{where.mlflow}[/]")
+        console.print(f"Dagster: [link]{where.dagster}[/]")
+        console.print(f"MLflow: [link]{where.mlflow}/#/experiments?{MLFLOW_VIEW}[/]", soft_wrap=True)
         if once:
             return
         console.print(f"A cycle runs at [bold]{settings.cycle_cron}[/] (UTC). Ctrl-C ends everything.")

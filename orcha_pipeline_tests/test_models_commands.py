@@ -46,9 +46,11 @@ def test_every_version_is_listed_with_alias_measures_and_reason(orcha, store):
     code, out, _ = orcha("models")
     assert code == 0
     one, two = (next(line for line in out.splitlines() if f" {version} " in line) for version in "12")
-    for figure in ("champion", "0.210", "0.310", "0.240", "79%", "training: WAPE 0.21", "unknown"):
+    for figure in ("champion", "0.210", "0.310", "0.240", "79%", " - "):
         assert figure in one, figure
     assert "challenger" in two
+    assert "storj: version 1 is champion by training: WAPE 0.21" in out
+    assert max(map(len, out.splitlines())) <= 80
     assert "(simulated)" in out
 
 

@@ -12,6 +12,7 @@ from orcha_pipeline.assets.metadata import picture
 from orcha_pipeline.errors import ModelError
 from orcha_pipeline.model import YIELD_USD, Window, hour_of
 from orcha_pipeline.resources import ModelRegistryResource, NodesResource, WarehouseResource
+from orcha_pipeline.settings import MLFLOW_VIEW
 from orcha_pipeline.warehouse import decisions, forecast_rows
 from orcha_pipeline.warehouse.columns import feature_columns
 
@@ -133,7 +134,7 @@ def _build_model(protocol: str) -> dg.AssetsDefinition:
                 or "none",
                 "hours learned from": (row.data_end - row.data_start) / timedelta(hours=1),
                 "MLflow run": dg.MetadataValue.url(
-                    f"{mlflow_page}/#/experiments/{registered.experiment_id}/runs/{registered.run_id}"
+                    f"{mlflow_page}/#/experiments/{registered.experiment_id}/runs/{registered.run_id}?{MLFLOW_VIEW}"
                 ),
                 **_pictures(trained),
                 "simulated": installation.simulated,

@@ -32,6 +32,7 @@ from orcha_pipeline.forecasting.scaled_windows import (
     Scaling,
     drawn_origins,
     has_negative,
+    in_batches,
     is_answerable,
     known_mean,
     last_hours,
@@ -42,8 +43,6 @@ from orcha_pipeline.forecasting.scaled_windows import (
 MIN_ROWS = 1_000
 MAX_ROWS = 150_000
 """Training rows, one an origin and hour ahead. More of them cost time and gained nothing on held-back parts."""
-BATCH = 2_048
-"""Histories forecast at once, so that memory stays small."""
 RECENT_HOURS = (1, 2, 3, 4, 6, 8, 12, 18, 24)
 TRAINING_THREADS = 1
 """LightGBM's threads wait for each other by spinning: where another process wants the cores, two of them took six times
@@ -104,17 +103,8 @@ class _GlobalTrees(Forecaster):
 
         Raises ModelError where nothing was fitted, or for a shorter horizon.
         """
-        if not self._boosters:
-            raise ModelError(f"{self.name} has not been fitted")
-        if horizon > self._horizon:
-            raise ModelError(f"{self.name} was fitted for {self._horizon} hours ahead, not for {horizon}")
-        result = np.full((len(histories), horizon, len(QUANTILES)), np.nan)
-        for start in range(0, len(histories), BATCH):
-            part = histories[start : start + BATCH]
-            # Values near the limits of a float overflow; such a row ends as one without an answer.
-            with np.errstate(over="ignore", invalid="ignore"):
-                result[start : start + len(part)] = self._forecast(part, horizon)
-        return result
+        self._require_fit(self._horizon, horizon)
+        return in_batches(histories, horizon, lambda part: self._forecast(part, horizon))
 
     def _forecast(self, histories: Sequence[HourlySeries], horizon: int) -> Floats:
         result = np.full((len(histories), horizon, len(QUANTILES)), np.nan)
@@ -140,8 +130,7 @@ class _GlobalTrees(Forecaster):
 
     def save(self, folder: Path) -> None:
         """The boosters as LightGBM's own text, and a card that says what they are. Raises ModelError if not fitted."""
-        if not self._texts:
-            raise ModelError(f"{self.name} has not been fitted")
+        self._require_fit(self._horizon)
         for name, text in self._texts.items():
             (folder / f"{name}.txt").write_bytes(text.encode())
         card = {

@@ -12,6 +12,7 @@ iteratively reweighted least squares with a ridge penalty.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from io import BytesIO
@@ -30,6 +31,7 @@ from orcha_pipeline.forecasting.panel import (
     Forecaster,
     HourlySeries,
     Tell,
+    on_a_weekend,
     say_nothing,
 )
 from orcha_pipeline.forecasting.scaled_windows import (
@@ -37,6 +39,7 @@ from orcha_pipeline.forecasting.scaled_windows import (
     Lesson,
     drawn_origins,
     has_negative,
+    in_batches,
     is_answerable,
     known_mean,
     last_hours,
@@ -55,8 +58,8 @@ FADING_HOURS = (3.0, 12.0, 48.0, np.inf)
 RIDGE = 0.03
 RIDGE_WINDOWS = 10_000
 """A standardized coefficient is pulled towards what it is for simulated series by RIDGE for each window learnt from and
-for RIDGE_WINDOWS more. On held-back parts, three times less or more of either hardly mattered where there was a month
-to learn from; where there was a week, less of it was far worse."""
+for RIDGE_WINDOWS more. Less of it hardly mattered on held-back parts where there was a month to learn from, and was
+worse where there was a week, above all after a jump."""
 ROUNDS = 15
 """Of reweighting. The median is there after six; the ends of the band need these."""
 LEAST_SPREAD = 0.3
@@ -69,8 +72,6 @@ FARTHEST = 12.0
 """Scaled values beyond it count as this far: a line has no limit of its own."""
 HEAVIEST = 8.0
 """A window weighs at most this many average ones."""
-BATCH = 2_048
-"""Histories forecast at once, so that memory stays small."""
 FORMAT = 1
 Lines = dict[str, Floats]
 """`spread` (columns,), by which columns are divided, and `coefficients` (columns, 3)."""
@@ -93,32 +94,29 @@ class Linear(Forecaster):
             lessons = _lessons(panel, horizon, np.random.default_rng(seed))
         self._windows = sum(len(one.origins) for one in lessons)
         tell(f"{horizon} hours ahead from {self._windows:,} windows")
-        self._lines, self._horizon = _lines(lessons, horizon, _expected(horizon)), horizon
+        rows = _rows(lessons, horizon)
+        pull = RIDGE * (len(rows.truth) + RIDGE_WINDOWS * horizon)
+        self._lines, self._horizon = _lines(rows, _expected(horizon), pull=pull), horizon
 
     def forecast(self, histories: Sequence[HourlySeries], *, horizon: int) -> Floats:
         """p10, p50, p90: (n, horizon, 3), NaN where too few of the last CONTEXT hours are known.
 
         Raises ModelError where nothing was fitted, or for a shorter horizon.
         """
-        if not self._lines:
-            raise ModelError(f"{self.name} has not been fitted")
-        if horizon > self._horizon:
-            raise ModelError(f"{self.name} was fitted for {self._horizon} hours ahead, not for {horizon}")
+        self._require_fit(self._horizon, horizon)
+        return in_batches(histories, horizon, lambda part: self._forecast(part, horizon))
+
+    def _forecast(self, histories: Sequence[HourlySeries], horizon: int) -> Floats:
         result = np.full((len(histories), horizon, len(QUANTILES)), np.nan)
-        for start in range(0, len(histories), BATCH):
-            part = histories[start : start + BATCH]
-            may_be_negative = np.array([has_negative(history.values) for history in part], dtype=np.bool_)
-            for log in (True, False):
-                rows = np.flatnonzero(may_be_negative != log)
-                # Values near the limits of a float overflow; such a row ends as one without an answer.
-                with np.errstate(over="ignore", invalid="ignore"):
-                    result[start + rows] = self._answers([part[row] for row in rows.tolist()], horizon, log=log)
+        may_be_negative = np.array([has_negative(history.values) for history in histories], dtype=np.bool_)
+        for log in (True, False):
+            rows = np.flatnonzero(may_be_negative != log)
+            result[rows] = self._answers([histories[row] for row in rows.tolist()], horizon, log=log)
         return result
 
     def save(self, folder: Path) -> None:
         """The lines' numbers, and a card that says what they are. Raises ModelError if not fitted."""
-        if not self._lines:
-            raise ModelError(f"{self.name} has not been fitted")
+        self._require_fit(self._horizon)
         buffer = BytesIO()
         np.savez(buffer, **self._lines)  # pyright: ignore[reportArgumentType]
         content = buffer.getvalue()
@@ -243,46 +241,54 @@ def _seen(windows: Floats, origins: NDArray[np.int64], horizon: int) -> tuple[Fl
         *((each, fast) for each in same_hour),
         *((each, lasting) for each in (*trends, level, profile)),
         *((profile * part[:, None], lasting) for part in shown),
-        (_on_a_weekend(origins[:, None] + ahead), lasting),
-        (_on_a_weekend(origins[:, None] - SEASON // 2), fading[2:3]),
+        (on_a_weekend(origins[:, None] + ahead), lasting),
+        (on_a_weekend(origins[:, None] - SEASON // 2), fading[2:3]),
     ]
 
 
-def _on_a_weekend(hours: NDArray[np.int64]) -> Floats:
-    """1 where an hour is a Saturday's or Sunday's, else 0. Hour 0 is a Thursday's."""
-    return (hours // SEASON % 7 // 2 == 1).astype(np.float64)
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What lines are found from: (n, columns) numbers, (n,) targets less the mean day, all known, and (n,) weights."""
+
+    seen: Floats
+    truth: Floats
+    weights: Floats
 
 
 @lru_cache(maxsize=2)
 def _expected(horizon: int) -> Lines:
     """The lines of simulated series, from which others set out."""
-    panel = simulated_panel()
-    lessons = _lessons(panel, horizon, np.random.default_rng(0))
-    spread = np.maximum(np.concatenate([_table(one, horizon)[0] for one in lessons]).std(axis=(0, 1)), LEAST_SPREAD)
+    rows = _rows(_lessons(simulated_panel(), horizon, np.random.default_rng(0)), horizon)
+    spread = np.maximum(rows.seen.std(axis=0), LEAST_SPREAD)
     nowhere = np.zeros((len(spread), len(QUANTILES)))
-    return _lines(lessons, horizon, {"spread": spread, "coefficients": nowhere}, ridge_windows=0)
+    return _lines(rows, {"spread": spread, "coefficients": nowhere}, pull=RIDGE * len(rows.truth))
+
+
+def _rows(lessons: Sequence[Lesson], horizon: int) -> Rows:
+    """A row an origin and hour ahead, where that hour is known and its window weighs anything."""
+    weights = np.concatenate([one.weights for one in lessons])
+    weights = np.where(np.isfinite(weights), weights, 0.0)
+    weights = np.minimum(weights / (weights.mean() or 1.0), HEAVIEST)
+    seen, truths = zip(*(_table(one, horizon) for one in lessons), strict=True)
+    truth = np.concatenate(truths)
+    known = np.isfinite(truth) & (weights > 0)[:, None]
+    return Rows(np.concatenate(seen)[known], truth[known], np.broadcast_to(weights[:, None], truth.shape)[known])
 
 
 def _table(lesson: Lesson, horizon: int) -> tuple[Floats, Floats]:
-    """A lesson's rows (n, horizon, columns), and its targets (n, horizon) less the mean day."""
+    """What a line reads of a lesson (n, horizon, columns), and its targets (n, horizon) less the mean day."""
     base, seen = _seen(lesson.windows, lesson.origins, horizon)
     columns = [values * fade for values, fades in seen for fade in fades]
     return np.stack(columns, axis=-1), np.clip(lesson.targets, -FARTHEST, FARTHEST) - base
 
 
-def _lines(lessons: Sequence[Lesson], horizon: int, expected: Lines, *, ridge_windows: int = RIDGE_WINDOWS) -> Lines:
+def _lines(rows: Rows, expected: Lines, *, pull: float) -> Lines:
     """The lines of least weighted pinball loss, pulled towards the expected ones."""
-    weights = np.concatenate([one.weights for one in lessons])
-    weights = np.where(np.isfinite(weights), weights, 0.0)
-    weights = np.minimum(weights / (weights.mean() or 1.0), HEAVIEST)
-    tables = [_table(one, horizon) for one in lessons]
-    truth = np.concatenate([truth for _, truth in tables])
-    known = np.isfinite(truth) & (weights > 0)[:, None]
-    rows = np.concatenate([rows for rows, _ in tables])[known] / expected["spread"]
-    each = np.broadcast_to(weights[:, None], truth.shape)[known]
-    pull = RIDGE * (len(rows) + ridge_windows * horizon)
+    seen = rows.seen / expected["spread"]
     lines = [
-        _line(rows, truth[known], each, pull=pull, expected=expected["coefficients"][:, column], quantile=quantile)
+        _line(
+            seen, rows.truth, rows.weights, pull=pull, expected=expected["coefficients"][:, column], quantile=quantile
+        )
         for column, quantile in enumerate(QUANTILES)
     ]
     return {"spread": expected["spread"], "coefficients": np.stack(lines, axis=-1)}

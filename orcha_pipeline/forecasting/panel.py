@@ -13,6 +13,8 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from orcha_pipeline.errors import ModelError
+
 SEASON = 24
 WEEK = 168
 QUANTILES = (0.1, 0.5, 0.9)
@@ -61,6 +63,11 @@ class HourlySeries:
         return _window(self.values, self.first_hour, start, end)
 
 
+def on_a_weekend(hours: NDArray[np.int64]) -> Floats:
+    """1 where an hour, counted from 1970-01-01, a Thursday, is a Saturday's or Sunday's, else 0."""
+    return (hours // SEASON % 7 // 2 == 1).astype(np.float64)
+
+
 def _window(values: Floats, first: int, start: int, end: int) -> Floats:
     if first <= start and end <= first + len(values):
         return values[start - first : end - first]
@@ -102,6 +109,13 @@ class Forecaster(ABC):
         """The forecaster that was saved in `folder`: it gives exactly the forecasts the saved one gave."""
         del folder
         return cls()
+
+    def _require_fit(self, fitted_horizon: int, horizon: int = 0) -> None:
+        """Raise ModelError where nothing was fitted (a horizon of 0), or only for fewer hours than are asked."""
+        if not fitted_horizon:
+            raise ModelError(f"{self.name} has not been fitted")
+        if horizon > fitted_horizon:
+            raise ModelError(f"{self.name} was fitted for {fitted_horizon} hours ahead, not for {horizon}")
 
     @property
     def parameters(self) -> Mapping[str, float | int | str]:

@@ -3,14 +3,14 @@
 So one model serves series of any size. What is unknown stays NaN.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from orcha_pipeline.forecasting.panel import SEASON, WEEK, Floats, HourlySeries
+from orcha_pipeline.forecasting.panel import QUANTILES, SEASON, WEEK, Floats, HourlySeries
 
 WEEKS = 4
 CONTEXT = WEEKS * WEEK
@@ -21,6 +21,8 @@ UNIT_OF_MEDIAN = 0.1
 """Where log1p bends, as a part of a window's median positive value: nearly a logarithm, and still sound at 0."""
 CONSTANT = 1e-9
 """A window that strays less than this part of its level is constant: what is left is rounding."""
+BATCH = 2_048
+"""Histories forecast at once, so that memory stays small."""
 FEATURE_LIMIT = 1e6
 """Scaled values are cut off here: far outside anything that tells hours apart, and safe as float32."""
 
@@ -167,3 +169,18 @@ def lesson_of(series: HourlySeries, places: NDArray[np.int64], *, horizon: int, 
         targets=scaling.scale(values[places[:, None] + np.arange(horizon)]),
         weights=scaling.slope() / size if size > 0 else np.zeros(len(windows)),
     )
+
+
+def in_batches(
+    histories: Sequence[HourlySeries], horizon: int, answer: Callable[[Sequence[HourlySeries]], Floats]
+) -> Floats:
+    """What `answer` gives for the histories, BATCH of them at once: (n, horizon, 3).
+
+    Values near the limits of a float may overflow on the way: such a row is to end as one without an answer.
+    """
+    result = np.full((len(histories), horizon, len(QUANTILES)), np.nan)
+    for start in range(0, len(histories), BATCH):
+        part = histories[start : start + BATCH]
+        with np.errstate(over="ignore", invalid="ignore"):
+            result[start : start + len(part)] = answer(part)
+    return result

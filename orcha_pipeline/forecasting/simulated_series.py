@@ -1,15 +1,15 @@
 """Hourly series as they commonly are, simulated: what a model may believe before it has seen any of its own. Pure.
 
 Each is a positive series of a daily profile, a weekend that differs, a level that wanders over days or weeks, a
-restlessness over hours and noise, all multiplied, with strengths and speeds drawn widely. No node, token or world of
-the testnet was looked at for it.
+restlessness over hours and noise, all multiplied, with strengths and speeds drawn widely: no figure here is fitted to
+a node, a token or a world of the testnet.
 """
 
 from functools import lru_cache
 
 import numpy as np
 
-from orcha_pipeline.forecasting.panel import SEASON, WEEK, Floats, HourlySeries
+from orcha_pipeline.forecasting.panel import SEASON, WEEK, Floats, HourlySeries, on_a_weekend
 
 COUNT = 150
 HOURS = 8 * WEEK
@@ -29,7 +29,7 @@ def _values(rng: np.random.Generator) -> Floats:
     hours = np.arange(HOURS)
     swing, second = rng.uniform(0.0, 0.8), rng.uniform(0.0, 0.5)
     day = swing * (_wave(hours, SEASON, rng.uniform()) + second * _wave(hours, SEASON / 2, rng.uniform()))
-    weekend = rng.normal(0.0, 0.2) * (hours // SEASON % 7 >= 5)
+    weekend = rng.normal(0.0, 0.2) * on_a_weekend(MONDAY + hours)
     level = _returning(rng, hours=_between(rng, 24.0, 24.0 * 30), deviation=_between(rng, 0.05, 0.8))
     restless = _returning(rng, hours=_between(rng, 2.0, 24.0), deviation=_between(rng, 0.03, 0.4))
     noise = rng.normal(0.0, _between(rng, 0.01, 0.3), HOURS)

@@ -8,21 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from orcha_pipeline.errors import ModelError
 from orcha_pipeline.forecasting import gbm, scaled_windows
 from orcha_pipeline.forecasting.gbm import LightGbm, LightGbmLog1p
 from orcha_pipeline.forecasting.panel import HourlySeries
+from orcha_pipeline_tests.forecasting.odd_series import ANY_VALUES, UNANSWERABLE, UNLEARNABLE, assert_sound, series
 
 HORIZON = 24
 DAY = np.sin(2 * np.pi * np.arange(24) / 24)
 SHARED = Path("/work/shared/data")
 BOTH = pytest.mark.parametrize("model", ["plain", "log"])
-
-
-def series(name, values, **more):
-    return HourlySeries(name, 480_000, np.asarray(values, dtype=float), **more)
 
 
 def daily(days, *, level, swing, noise, seed):
@@ -245,16 +241,7 @@ def test_a_negative_constant_is_forecast_as_itself(fitted):
 
 
 @BOTH
-@pytest.mark.parametrize(
-    "values",
-    [
-        pytest.param([], id="empty"),
-        pytest.param(np.arange(47), id="short of two days"),
-        pytest.param(np.full(400, np.nan), id="unknown"),
-        pytest.param(np.concatenate([np.arange(400), np.full(scaled_windows.CONTEXT, np.nan)]), id="long ago"),
-        pytest.param(np.full(400, np.inf), id="infinite"),
-    ],
-)
+@pytest.mark.parametrize("values", UNANSWERABLE)
 def test_there_is_no_answer_where_too_little_is_known(fitted, model, values):
     assert np.isnan(of(fitted, model, values)).all()
 
@@ -293,7 +280,7 @@ def test_rows_are_answered_in_order_and_each_alone(fitted, model):
 def test_more_histories_than_a_batch_are_all_answered(fitted, monkeypatch):
     several = [series(str(i), daily(20, level=3 + i, swing=2, noise=0.1, seed=i)) for i in range(5)]
     expected = fitted["plain"].forecast(several, horizon=HORIZON)
-    monkeypatch.setattr(gbm, "BATCH", 2)
+    monkeypatch.setattr(scaled_windows, "BATCH", 2)
     np.testing.assert_array_equal(fitted["plain"].forecast(several, horizon=HORIZON), expected)
 
 
@@ -301,22 +288,11 @@ def test_no_histories_give_no_rows(fitted):
     assert fitted["plain"].forecast([], horizon=HORIZON).shape == (0, HORIZON, 3)
 
 
-@given(
-    values=arrays(
-        float,
-        st.integers(0, 300),
-        elements=st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.floats(-10, 10), st.just(0.0)),
-    )
-)
+@given(values=ANY_VALUES)
 @settings(deadline=None, max_examples=60)
 def test_every_answer_is_wholly_finite_and_in_order_or_wholly_unknown(fitted, values):
     for model in fitted.values():
-        answer = model.forecast([series("s", values)], horizon=HORIZON)
-        assert np.isfinite(answer).all() or np.isnan(answer).all()
-        if np.isfinite(answer).all():
-            assert (np.diff(answer, axis=2) >= 0).all()
-            if not (values[np.isfinite(values)] < 0).any():
-                assert answer.min() >= 0
+        assert_sound(model.forecast([series("s", values)], horizon=HORIZON)[0], values)
 
 
 # Fitting
@@ -334,16 +310,7 @@ def test_the_largest_seed_can_be_used():
     assert np.isfinite(quick(LightGbm(), panel, seed=2**32 - 1).forecast(panel, horizon=HORIZON)).all()
 
 
-@pytest.mark.parametrize(
-    "panel",
-    [
-        pytest.param([], id="none"),
-        pytest.param([series("short", np.arange(80.0))], id="short"),
-        pytest.param([series("unknown", np.full(900, np.nan))], id="unknown"),
-        pytest.param([series("constant", np.full(900, 2.0))], id="constant"),
-        pytest.param([series("zero", np.zeros(900))], id="zero"),
-    ],
-)
+@pytest.mark.parametrize("panel", UNLEARNABLE)
 @pytest.mark.parametrize("forecaster", [LightGbm, LightGbmLog1p])
 def test_too_small_a_panel_is_a_clear_error(forecaster, panel):
     with pytest.raises(ModelError, match="learn from"):

@@ -4,20 +4,14 @@ import sys
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from orcha_pipeline.errors import ModelError
 from orcha_pipeline.forecasting import linear, scaled_windows
 from orcha_pipeline.forecasting.linear import Linear
-from orcha_pipeline.forecasting.panel import HourlySeries
+from orcha_pipeline_tests.forecasting.odd_series import ANY_VALUES, UNANSWERABLE, UNLEARNABLE, assert_sound, series
 
 HORIZON = 24
 DAY = np.sin(2 * np.pi * np.arange(24) / 24)
-
-
-def series(name, values):
-    return HourlySeries(name, 480_000, np.asarray(values, dtype=float))
 
 
 def daily(days, *, level=3.0, swing=2.0, noise=0.1, seed=9):
@@ -136,16 +130,7 @@ def test_a_constant_series_is_forecast_as_itself(fitted, value):
 # Histories of every kind
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        pytest.param([], id="empty"),
-        pytest.param(np.arange(47), id="short of two days"),
-        pytest.param(np.full(400, np.nan), id="unknown"),
-        pytest.param(np.concatenate([np.arange(400), np.full(scaled_windows.CONTEXT, np.nan)]), id="long ago"),
-        pytest.param(np.full(400, np.inf), id="infinite"),
-    ],
-)
+@pytest.mark.parametrize("values", UNANSWERABLE)
 def test_there_is_no_answer_where_too_little_is_known(fitted, values):
     assert np.isnan(of(fitted, values)).all()
 
@@ -164,7 +149,7 @@ def test_an_outage_is_no_fall_to_zero(fitted):
 def test_rows_are_answered_in_order_and_each_alone(fitted, monkeypatch):
     several = [series(str(i), daily(20, level=(-1) ** i * (3 + i), seed=i)) for i in range(5)]
     several.insert(1, series("short", [1.0]))
-    monkeypatch.setattr(linear, "BATCH", 4)
+    monkeypatch.setattr(scaled_windows, "BATCH", 4)
     together = fitted.forecast(several, horizon=HORIZON)
     for row, one in enumerate(several):
         np.testing.assert_array_equal(together[row], fitted.forecast([one], horizon=HORIZON)[0])
@@ -181,21 +166,10 @@ def test_two_days_ahead_the_second_is_a_forecast_of_its_own():
     assert np.abs(answer[:, 1] - whole[-48:]).mean() < 0.3
 
 
-@given(
-    values=arrays(
-        float,
-        st.integers(0, 300),
-        elements=st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.floats(-10, 10), st.just(0.0)),
-    )
-)
+@given(values=ANY_VALUES)
 @settings(deadline=None, max_examples=60)
 def test_every_answer_is_wholly_finite_and_in_order_or_wholly_unknown(fitted, values):
-    answer = of(fitted, values)
-    assert np.isfinite(answer).all() or np.isnan(answer).all()
-    if np.isfinite(answer).all():
-        assert (np.diff(answer, axis=1) >= 0).all()
-        if not (values[np.isfinite(values)] < 0).any():
-            assert answer.min() >= 0
+    assert_sound(of(fitted, values), values)
 
 
 # Fitting
@@ -232,16 +206,7 @@ def test_unknown_hours_teach_nothing():
     assert np.abs(holed - plain).mean() < 0.5 * np.abs(misled - plain).mean()
 
 
-@pytest.mark.parametrize(
-    "panel",
-    [
-        pytest.param([], id="none"),
-        pytest.param([series("short", np.arange(80.0))], id="short"),
-        pytest.param([series("unknown", np.full(900, np.nan))], id="unknown"),
-        pytest.param([series("constant", np.full(900, 2.0))], id="constant"),
-        pytest.param([series("zero", np.zeros(900))], id="zero"),
-    ],
-)
+@pytest.mark.parametrize("panel", UNLEARNABLE)
 def test_too_small_a_panel_is_a_clear_error(panel):
     with pytest.raises(ModelError, match="learn from"):
         fit(panel)

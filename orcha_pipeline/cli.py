@@ -283,6 +283,20 @@ def backtest_forecast(
     run(console, history=history, test=test, horizon=horizon, last=last, step=step, models=models, seed=seed, out=out)
 
 
+@backtest_app.command("allocation")
+def backtest_allocation(
+    *,
+    world: Annotated[Path, typer.Option(help="A world folder: world.toml and yields.csv (`orcha testnet world new`).")],
+    policies: Annotated[str | None, typer.Option(help="Which, separated by commas; all without it.")] = None,
+    out: Annotated[Path | None, typer.Option("--json", help="A file for the figures.")] = None,
+    picture: Annotated[Path | None, typer.Option("--plot", help="A PNG of USD and shares over time.")] = None,
+) -> None:
+    """Play policies in a world whose every yield is known, and hold them against hindsight."""
+    from orcha_pipeline.yardstick.commands import backtest_allocation as run
+
+    run(console, world=world, policies=policies, out=out, picture=picture)
+
+
 Protocol = Annotated[str, typer.Argument(help="Whose model, for example storj.")]
 Version = Annotated[str, typer.Argument(help="Which version, as `orcha models` lists them.")]
 Why = Annotated[str, typer.Option("--why", help="The reason, kept with the move.")]

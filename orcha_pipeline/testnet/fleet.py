@@ -11,7 +11,7 @@ from orcha_pipeline.testnet import golem
 from orcha_pipeline.testnet.addresses import docker_path, grass_device, grass_token
 from orcha_pipeline.testnet.hosts import host_folder, host_name
 from orcha_pipeline.testnet.levers import node_name, operator_address
-from orcha_pipeline.testnet.played import read_terms
+from orcha_pipeline.testnet.played import read_played_terms
 from orcha_pipeline.testnet.worlds import GRASS_PER_POINT, PROTOCOLS, seeded_world
 
 
@@ -28,7 +28,7 @@ def embedded_settings(settings: Settings) -> Settings:
     testnet = settings.testnet
     base = f"http://127.0.0.1:{testnet.port}"
     state = (settings.home / "testnet").absolute()
-    played = None if testnet.world is None else read_terms(testnet.world)
+    played = None if testnet.world is None else read_played_terms(testnet.world)
     hosts: list[HostSettings] = []
     nodes: list[NodeSettings] = []
     for number in range(1, testnet.hosts + 1):
@@ -36,7 +36,7 @@ def embedded_settings(settings: Settings) -> Settings:
             world = seeded_world(testnet.seed + number - 1)
             capacity, terms = world.capacity, world.protocols
         else:
-            _, _, capacity, terms = played
+            capacity, terms = played.capacity, played.protocols
         name = host_name(number, testnet.hosts)
         hosts.append(HostSettings(name=name, capacity=_resources(capacity), simulated=True))
         folder = host_folder(state, number, testnet.hosts)

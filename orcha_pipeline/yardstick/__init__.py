@@ -1,0 +1,1 @@
+"""Policies measured in worlds whose every yield is known: `orcha backtest allocation`."""

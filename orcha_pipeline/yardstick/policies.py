@@ -1,0 +1,41 @@
+"""The policies by name, and playing them in a world."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from orcha_pipeline.errors import PlanError
+from orcha_pipeline.forecasting.panel import Tell, say_nothing
+from orcha_pipeline.yardstick.baselines import Equal, Greedy, Myopic, Static
+from orcha_pipeline.yardstick.simulation import Outcome, Policy, simulate
+from orcha_pipeline.yardstick.world import PlayedWorld
+
+BASELINES: Mapping[str, Callable[[PlayedWorld], Policy]] = {
+    "equal": Equal,
+    "static": Static,
+    "greedy": Greedy,
+    "myopic": Myopic,
+    "hysteresis-5": lambda world: Myopic(world, hysteresis=0.05),
+}
+"""They are shown the whole world, of which they use the terms, the history and the last step."""
+POLICIES = tuple(BASELINES)
+
+
+def chosen_policies(text: str | None) -> tuple[str, ...]:
+    """The policies named in a list with commas; all of them without one. Raises `PlanError` for an unknown name."""
+    if text is None:
+        return POLICIES
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    unknown = [name for name in names if name not in POLICIES]
+    if unknown or not names:
+        what = f"{', '.join(unknown)} is no policy" if unknown else "no policy is named"
+        raise PlanError(f"{what}. There are {', '.join(POLICIES)}.")
+    return names
+
+
+def play(world: PlayedWorld, names: Sequence[str], *, tell: Tell = say_nothing) -> dict[str, Outcome]:
+    """What each of these policies comes to in the world."""
+    return {
+        name: simulate(
+            world, BASELINES[name](world), favoured=True, tell=lambda line, name=name: tell(f"{name}: {line}")
+        )
+        for name in names
+    }

@@ -97,9 +97,12 @@ def known_mean(values: Floats, axis: int) -> Floats:
 
 
 def last_known(windows: Floats, hours: int) -> Floats:
-    """The windows with all but their last `hours` known values made unknown."""
-    place = np.cumsum(np.isfinite(windows)[:, ::-1], axis=1)[:, ::-1]
-    return np.where(place <= hours, windows, np.nan)
+    """Of each window (n, t) the last `hours` known values, in order, NaN before them where it has fewer: (n, hours)."""
+    last = windows[:, -hours:].copy()
+    for row in np.flatnonzero(~np.isfinite(last).all(axis=1)).tolist():
+        known = windows[row, np.isfinite(windows[row])][-hours:]
+        last[row] = np.concatenate([np.full(hours - len(known), np.nan), known])
+    return last
 
 
 def known_or_nan(values: Floats) -> Floats:
@@ -109,7 +112,7 @@ def known_or_nan(values: Floats) -> Floats:
 
 def has_negative(values: Floats) -> bool:
     """Whether any known value lies below zero."""
-    return bool(np.any(known_or_nan(values) < 0))
+    return bool(((values < 0) & (values > -np.inf)).any())
 
 
 def last_hours(values: Floats) -> Floats:

@@ -20,6 +20,8 @@ STEADY = 1e-6
 """A share that moves by less than this part of itself has not been changed."""
 LEAST_NOISE = 0.003
 """Of a step of the log yield: no earnings are read more exactly."""
+FARTHEST_APART = 2
+"""Steps between two that are compared: one in which the node was restarted may be left out."""
 FREEDOM = 3.0
 """Of the Student's t that the yield's steps are taken to follow: with tails for jumps."""
 ROUNDS = 12
@@ -39,11 +41,15 @@ class LearntResponse:
 def learn_response(rates: Floats, shares: Floats, *, prior: float) -> LearntResponse:
     """The curvature by steps at `shares` (n,) that earned `rates` (n,), USD an hour; NaN or 0 where unknown or away.
 
-    `prior` is what it is taken for before there is a change. Only changes between neighbouring steps count.
+    `prior` is what it is taken for before there is a change. What a step earned counts for the whole of it: one in
+    which the node was restarted is best left unknown.
     """
-    usable = np.isfinite(rates) & (rates > 0) & np.isfinite(shares) & (shares > 0)
-    logs = np.log(np.where(usable, rates, 1.0)), np.log(np.where(usable, shares, 1.0))
-    earned, moved = (np.diff(each)[usable[1:] & usable[:-1]] for each in logs)
+    usable = np.flatnonzero(np.isfinite(rates) & (rates > 0) & np.isfinite(shares) & (shares > 0))
+    apart = np.diff(usable)
+    near = apart <= FARTHEST_APART
+    # A yield that wanders has strayed by the root of the time.
+    scale = np.sqrt(apart[near])
+    earned, moved = (np.diff(np.log(each[usable]))[near] / scale for each in (rates, shares))
     steady = np.abs(moved) < STEADY
     if steady.all():
         return LearntResponse(prior, PRIOR_DEVIATION, 0)

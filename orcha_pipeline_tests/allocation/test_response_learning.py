@@ -50,14 +50,18 @@ def test_a_yield_that_jumps_with_a_change_hardly_counts():
     assert abs(learn_response(rates, shares, prior=0.9).curvature - honest) < 0.02
 
 
-def test_what_is_unknown_or_away_teaches_nothing():
+def test_a_step_that_is_unknown_is_bridged_and_longer_gaps_teach_nothing():
     rates, shares = history(0.7)
     whole = learn_response(rates, shares, prior=0.9)
     changed = np.flatnonzero(np.diff(shares)) + 1
-    rates[changed[:10]] = [np.nan, 0.0] * 5
-    part = learn_response(rates, shares, prior=0.9)
-    assert 0 < part.changes < whole.changes
-    assert abs(part.curvature - 0.7) < 0.05
+    holed = rates.copy()
+    holed[changed[:10]] = [np.nan, 0.0] * 5
+    bridged = learn_response(holed, shares, prior=0.9)
+    assert bridged.changes == whole.changes
+    assert whole.deviation < bridged.deviation
+    assert abs(bridged.curvature - 0.7) < 0.05
+    holed[changed[:10] + 1] = np.nan
+    assert learn_response(holed, shares, prior=0.9).changes < whole.changes
 
 
 @pytest.mark.parametrize(("effect", "found"), [(3.0, 1.0), (-1.0, LEAST_CURVATURE)])

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from orcha_pipeline.errors import PlanError
 from orcha_pipeline.forecasting.panel import Tell, say_nothing
 from orcha_pipeline.yardstick.baselines import Equal, Greedy, Myopic, Static
+from orcha_pipeline.yardstick.orcha_policy import Learning, OrchaPolicy, SameAsYesterday
 from orcha_pipeline.yardstick.simulation import Outcome, Policy, simulate
-from orcha_pipeline.yardstick.world import PlayedWorld
+from orcha_pipeline.yardstick.world import PlayedWorld, Terms
 
 BASELINES: Mapping[str, Callable[[PlayedWorld], Policy]] = {
     "equal": Equal,
@@ -16,7 +17,12 @@ BASELINES: Mapping[str, Callable[[PlayedWorld], Policy]] = {
     "hysteresis-5": lambda world: Myopic(world, hysteresis=0.05),
 }
 """They are shown the whole world, of which they use the terms, the history and the last step."""
-POLICIES = tuple(BASELINES)
+OWN: Mapping[str, Callable[[Terms], Policy]] = {
+    "naive-mpc": lambda terms: OrchaPolicy(terms, SameAsYesterday()),
+    "orcha": lambda terms: OrchaPolicy(terms, Learning(terms.first_hour)),
+}
+"""They are shown the terms, and see what they earn."""
+POLICIES = (*BASELINES, *OWN)
 
 
 def chosen_policies(text: str | None) -> tuple[str, ...]:
@@ -33,9 +39,10 @@ def chosen_policies(text: str | None) -> tuple[str, ...]:
 
 def play(world: PlayedWorld, names: Sequence[str], *, tell: Tell = say_nothing) -> dict[str, Outcome]:
     """What each of these policies comes to in the world."""
-    return {
-        name: simulate(
-            world, BASELINES[name](world), favoured=True, tell=lambda line, name=name: tell(f"{name}: {line}")
-        )
-        for name in names
-    }
+    outcomes: dict[str, Outcome] = {}
+    for name in names:
+        favoured = name in BASELINES
+        policy = BASELINES[name](world) if favoured else OWN[name](world.terms)
+        told = lambda line, name=name: tell(f"{name}: {line}")  # noqa: E731 (short, and used once)
+        outcomes[name] = simulate(world, policy, favoured=favoured, tell=told)
+    return outcomes

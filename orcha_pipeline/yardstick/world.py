@@ -18,10 +18,12 @@ Flags = NDArray[np.bool_]
 class Terms:
     """What every policy may know of a world of P protocols before it begins; (P,) each, but for `demand` (4, P).
 
-    Resources are in the order of `model.RESOURCES`. `cooldown` and `hold` are in steps, `restart_hours` in hours.
+    Resources are in the order of `model.RESOURCES`. `cooldown` and `hold` are in steps, `restart_hours` in hours;
+    `first_hour` counts from 1970.
     """
 
     protocols: tuple[str, ...]
+    first_hour: int
     step_hours: float
     capacity: Floats
     demand: Floats
@@ -87,6 +89,7 @@ def world_of(found: WorldFolder, folder: Path) -> PlayedWorld:
         name=terms.name,
         terms=Terms(
             protocols=tuple(terms.protocols),
+            first_hour=found.first // 3600,
             step_hours=step_hours,
             capacity=np.array([limits[name] for name in RESOURCES]),
             demand=np.array([[one.demand.as_dict()[name] for one in each] for name in RESOURCES]),

@@ -10,6 +10,7 @@ def terms(protocols=2, *, demand=None, cooldown=0, restart_hours=0.0, least=0.0,
     wanted = np.ones((4, protocols)) if demand is None else np.asarray(demand, dtype=float)
     return Terms(
         protocols=names,
+        first_hour=480_000,
         step_hours=0.25,
         capacity=np.ones(4),
         demand=wanted,

@@ -1,0 +1,118 @@
+"""Which shares are taken now: what may move every hour, and what rests for a day."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orcha_pipeline.allocation.lookahead import Standing, look_ahead
+from orcha_pipeline.allocation.outlook import PERIODS, Outlook
+from orcha_pipeline.allocation.plan import MIN_MOVE
+from orcha_pipeline.allocation.programs import Site
+
+K = len(PERIODS)
+SITE = Site(capacity=np.ones(4), demand=np.ones((4, 2)), least=np.full(2, 0.05), most=np.ones(2))
+
+
+def standing(*shares, cooldowns=(0, 0), rests=(0, 0), restart_hours=(0.0, 0.0)):
+    return Standing(
+        shares=np.array(shares),
+        rests=np.array(rests),
+        cooldowns=np.array(cooldowns),
+        restart_hours=np.array(restart_hours),
+    )
+
+
+def certain(first, second, *, spike=None, spike_periods=1):
+    mean = np.tile([first, second], (K, 1)).astype(float)
+    if spike is not None:
+        mean[:spike_periods] = spike
+    return Outlook(mean, mean[None])
+
+
+LINEAR = np.ones(2)
+
+
+def test_what_may_move_follows_the_coming_hour():
+    ahead = look_ahead(SITE, standing(0.5, 0.5), certain(0.04, 0.04, spike=(0.09, 0.04)), LINEAR)
+    np.testing.assert_allclose(ahead.shares, [0.95, 0.05], atol=1e-6)
+    assert ahead.moved.all()
+    assert ahead.gain_usd == pytest.approx(0.45 * (0.09 - 0.04))
+
+
+def test_it_stays_where_a_restart_costs_more_than_the_hour_brings():
+    costly = standing(0.5, 0.5, restart_hours=(0.6, 0.6))
+    assert not look_ahead(SITE, costly, certain(0.05, 0.04), LINEAR).moved.any()
+    assert look_ahead(SITE, costly, certain(0.50, 0.04), LINEAR).moved.all()
+
+
+def test_to_be_free_within_the_hour_is_worth_something():
+    little = certain(0.0401, 0.04)
+    assert not look_ahead(SITE, standing(0.5, 0.5), little, LINEAR).moved.any()
+    assert look_ahead(SITE, standing(0.5, 0.5), little, LINEAR, freedom=0.0).moved.all()
+
+
+def test_a_node_that_rests_for_a_day_does_not_run_after_a_spike_of_an_hour():
+    spike = certain(0.03, 0.05, spike=(0.09, 0.05))
+    assert look_ahead(SITE, standing(0.5, 0.5), spike, LINEAR).moved.all()
+    slow = look_ahead(SITE, standing(0.5, 0.5, cooldowns=(96, 0)), spike, LINEAR)
+    assert not slow.moved[0] or slow.shares[0] < 0.5
+
+
+def test_a_node_that_rests_for_a_day_moves_for_what_lasts():
+    ahead = look_ahead(SITE, standing(0.5, 0.5, cooldowns=(96, 0)), certain(0.09, 0.03), LINEAR)
+    np.testing.assert_allclose(ahead.shares, [0.95, 0.05], atol=1e-6)
+    assert ahead.gain_usd > 0
+
+
+def test_it_waits_where_the_better_day_has_yet_to_begin():
+    later = certain(0.09, 0.03, spike=(0.03, 0.09), spike_periods=2)
+    ahead = look_ahead(SITE, standing(0.5, 0.5, cooldowns=(96, 0)), later, LINEAR)
+    assert not ahead.moved[0]
+
+
+def test_what_rests_stays_and_the_others_take_the_room_that_is_left():
+    resting = standing(0.3, 0.3, cooldowns=(96, 0), rests=(20, 0))
+    ahead = look_ahead(SITE, resting, certain(0.09, 0.03), LINEAR)
+    np.testing.assert_allclose(ahead.shares, [0.3, 0.7], atol=1e-6)
+    assert ahead.moved.tolist() == [False, True]
+
+
+def test_scenarios_show_what_can_be_divided_anew_every_hour():
+    """One node rests for a day and earns steadily; two others earn by turns, nobody knows which of them when."""
+    one, other = np.tile([0.07, 0.1, 0.0], (K, 1)), np.tile([0.07, 0.0, 0.1], (K, 1))
+    scenarios = np.stack([one, other])
+    site = Site(capacity=np.ones(4), demand=np.ones((4, 3)), least=np.full(3, 0.01), most=np.ones(3))
+    made = standing(0.4, 0.3, 0.3, cooldowns=(96, 0, 0), restart_hours=(0.0,) * 3)
+    made = replace(made, rests=np.zeros(3, dtype=np.int64))
+    mean = scenarios.mean(axis=0)
+    by_the_mean, by_scenarios = (
+        look_ahead(site, made, each, np.ones(3)).shares[0]
+        for each in (Outlook(mean, mean[None]), Outlook(mean, scenarios))
+    )
+    assert by_the_mean == pytest.approx(0.98)
+    assert by_scenarios == pytest.approx(0.01)
+
+
+@given(seed=st.integers(0, 10_000), nodes=st.integers(1, 5))
+@settings(max_examples=40, deadline=None)
+def test_no_plan_exceeds_a_capacity_a_bound_or_moves_what_rests(seed, nodes):
+    rng = np.random.default_rng(seed)
+    demand = rng.uniform(0.1, 1.2, (4, nodes))
+    least = np.full(nodes, 0.05)
+    site = Site(capacity=np.ones(4), demand=demand, least=least, most=np.ones(nodes))
+    now = least + (1 - least) * rng.uniform(0, 1, nodes)
+    now = np.where(site.fits(now), now, least)
+    cooldowns = rng.choice([0, 24, 96], nodes)
+    rests = np.where(cooldowns > 0, rng.integers(0, 96, nodes) * rng.integers(0, 2, nodes), 0)
+    scenarios = rng.lognormal(-3, 1, (3, K, nodes)) * (rng.uniform(size=(3, K, nodes)) > 0.1)
+    made = Standing(shares=now, rests=rests, cooldowns=cooldowns, restart_hours=rng.uniform(0, 0.1, nodes))
+    ahead = look_ahead(site, made, Outlook(scenarios.mean(axis=0), scenarios), rng.uniform(0.4, 1.0, nodes))
+    assert site.fits(ahead.shares)
+    assert (ahead.shares >= least - 1e-9).all()
+    assert (ahead.shares <= 1 + 1e-9).all()
+    np.testing.assert_array_equal(ahead.shares[rests > 0], now[rests > 0])
+    np.testing.assert_array_equal(ahead.moved, ahead.shares != now)
+    assert (np.abs(ahead.shares - now)[ahead.moved] > MIN_MOVE).all()

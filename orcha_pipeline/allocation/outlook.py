@@ -2,8 +2,9 @@
 
 The served forecast is hourly and knows no more than the last full hour. A plan for the hour that has begun needs to
 know what the last quarter-hours brought: a spike that has just begun, an outage, the way back to the usual. So here a
-small regression learns, from all nodes of the host together, how far a node's yield will stand from its last days in
-each of the coming PERIODS, given how it stands now. A forecast made of hours takes over by and by.
+small regression learns, from all nodes of the host together and from simulated ones, how far a node's yield will
+stand from its last days in each of the coming PERIODS, given how it stands now. A forecast made of hours takes over by
+and by.
 
 Beside the mean there are scenarios: the mean moved by errors that were made in the past, all nodes' and periods' at the
 same moment together. What may be divided anew every hour earns more from a restless future than from its mean, what
@@ -12,9 +13,12 @@ is fixed for a day does not: only scenarios show it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from orcha_pipeline.allocation.simulated_yields import simulated_yields
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -36,8 +40,11 @@ SPANS = (4, 12, 24, 48, 96, WEEK)
 """Last steps whose means are looked at."""
 JUMP = 0.25
 """In log yield: a last step that stands further from the last hours than this has jumped."""
-RIDGE = 50.0
-"""Independent examples' worth of doubt about each coefficient."""
+DOUBT: Floats = np.interp(EDGES[:-1] / STEPS_AN_HOUR, [0.0, 8.0], [100.0, 3000.0])
+"""(K,) How many independent examples of a host's own it takes to outweigh what holds for simulated yields. Of the later
+hours a few days tell little."""
+SIMULATED_EVERY = 11
+LEAST_SPREAD = 1e-3
 TRAIN_EVERY = 2
 """Steps from one example to the next."""
 FARTHEST = 30.0
@@ -209,12 +216,12 @@ def learn(history: YieldHistory) -> Lines | None:
     at: Steps = np.arange(2 * DAY, steps - PERIODS[0], TRAIN_EVERY)
     features, base = _features(logs, at)
     truth = _came(history, at) - base[:, :, None]
-    coefficients = np.zeros((len(PERIODS), features.shape[-1]))
-    for period, length in enumerate(PERIODS):
+    expected, spread = _expected()
+    coefficients = np.empty_like(expected)
+    for period in range(len(PERIODS)):
         known = np.isfinite(truth[:, :, period])
-        if known.any():
-            overlap = length / TRAIN_EVERY
-            coefficients[period] = _ridge(features[:, :, period][known], truth[:, :, period][known], overlap)
+        seen, came = features[:, :, period][known], truth[:, :, period][known]
+        coefficients[period] = _line(seen, came, expected=expected[period], spread=spread[period], period=period)
     missed = truth - np.einsum("npkf,kf->npk", features, coefficients)
     bank = np.flatnonzero((at % BANK_EVERY < TRAIN_EVERY) & (at >= steps - BANK) & (at + EDGES[-1] <= steps))
     bank = bank if bank.size else np.arange(len(at))[-1:]
@@ -232,17 +239,41 @@ def learn(history: YieldHistory) -> Lines | None:
     )
 
 
-def _ridge(seen: Floats, truth: Floats, overlap: float) -> Floats:
-    """Coefficients (features,) of least squares, drawn towards 0; `overlap` examples tell as much as one."""
-    spread = np.maximum(seen.std(axis=0), 1e-6)
-    spread[-1] = 1.0
+def _line(seen: Floats, came: Floats, *, expected: Floats, spread: Floats, period: int) -> Floats:
+    """Coefficients (features,) of least squares for (n, features) and (n,), drawn towards the expected ones.
+
+    Examples overlap: as many as there are steps in the period tell as much as one.
+    """
     scaled = seen / spread
+    overlap = PERIODS[period] / TRAIN_EVERY
+    doubt = DOUBT[period]
     return (
-        np.linalg.solve(scaled.T @ scaled / overlap + RIDGE * np.eye(seen.shape[1]), scaled.T @ truth / overlap).astype(
-            np.float64
-        )
+        np.linalg.solve(
+            scaled.T @ scaled / overlap + doubt * np.eye(len(spread)),
+            scaled.T @ came / overlap + doubt * expected * spread,
+        ).astype(np.float64)
         / spread
     )
+
+
+@lru_cache(maxsize=1)
+def _expected() -> tuple[Floats, Floats]:
+    """Coefficients (K, features) for simulated yields, and by what each feature strays there."""
+    yields = simulated_yields()
+    history = YieldHistory(yields, np.ones(yields.shape, dtype=np.bool_))
+    at: Steps = np.arange(8 * DAY, len(yields) - int(EDGES[-1]), SIMULATED_EVERY)
+    features, base = _features(_Logs(history), at)
+    truth = _came(history, at) - base[:, :, None]
+    seen = features.reshape(-1, *features.shape[2:])  # (n, K, features)
+    spread = seen.std(axis=0) + LEAST_SPREAD
+    spread[:, -1] = 1.0
+    scaled = seen / spread
+    least = 1e-3 * len(scaled) * np.eye(scaled.shape[-1])
+    lines = [
+        np.linalg.solve(scaled[:, k].T @ scaled[:, k] + least, scaled[:, k].T @ truth[:, :, k].reshape(-1))
+        for k in range(len(PERIODS))
+    ]
+    return np.array(lines) / spread, spread
 
 
 def _smearing(missed: Floats) -> Floats:

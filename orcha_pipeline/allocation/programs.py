@@ -10,6 +10,7 @@ CVXPY is imported on the first program. A program keeps its shape, only its para
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
@@ -34,7 +35,10 @@ _WIDTHS: Floats = np.diff(_ENDS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """What R resources and bounds leave to N nodes: `capacity` (R,), `demand` (R, N) at share 1.0, bounds (N,)."""
+    """What R resources and bounds leave to N nodes: `capacity` (R,), `demand` (R, N) at share 1.0, bounds (N,).
+
+    Each may have blocks before them, (B, ...), where they differ: blocks can be of different hosts.
+    """
 
     capacity: Floats
     demand: Floats
@@ -42,8 +46,17 @@ class Site:
     most: Floats
 
     def fits(self, shares: Floats) -> bool:
-        """Whether shares (N,) keep every capacity, but for the rounding of a sum."""
-        return bool((self.demand @ shares <= self.capacity * (1 + 1e-9) + 1e-12).all())
+        """Whether shares (N,), or (B, N), keep every capacity, but for the rounding of a sum."""
+        used = (self.demand @ shares[..., None])[..., 0]
+        return bool((used <= self.capacity * (1 + 1e-9) + 1e-12).all())
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A limit that several blocks have in common, such as an uplink of several hosts: sum of use (B, N) x share."""
+
+    use: Floats
+    limit: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,33 +71,51 @@ class Best:
     prices: Floats
 
 
-def best_shares(site: Site, worth: Floats, curvature: Floats, *, kept: Floats, tied: tuple[int, ...] = ()) -> Best:
+def best_shares(
+    site: Site,
+    worth: Floats,
+    curvature: Floats,
+    *,
+    kept: Floats,
+    tied: tuple[int, ...] = (),
+    shared: Sequence[Shared] = (),
+) -> Best:
     """Shares that earn most, where a full share of each node is worth `worth` (B, N) USD in each block.
 
-    `kept` (B, N) holds the share of a node that must stay as it is in a block, NaN where it is free; a tied node has
-    one share for all blocks in which it is free. Raises `PlanError` where nothing fits, or the solver fails.
+    `curvature` is (N,), or (B, N) for nodes that are not tied. `kept` (B, N) holds the share of a node that must stay
+    as it is in a block, NaN where it is free; a tied node has one share for all blocks in which it is free. Raises
+    `PlanError` where nothing fits, or the solver fails.
     """
     blocks, nodes = worth.shape
+    resources = site.capacity.shape[-1]
     free = np.isnan(kept)
-    slopes = np.diff(_ENDS[:, None] ** curvature, axis=0) / _WIDTHS[:, None]  # (PIECES, N)
+    power = np.broadcast_to(curvature, worth.shape)
+    slopes = np.diff(_ENDS ** power[:, :, None], axis=2) / _WIDTHS  # (B, N, PIECES)
     scale = float(np.abs(worth).max()) or 1.0
-    unit = np.maximum(site.capacity, 1e-9)
-    demand = (site.demand / unit[:, None]).T  # (N, R)
+    unit = np.maximum(np.broadcast_to(site.capacity, (blocks, resources)), 1e-9)
+    demand = np.broadcast_to(site.demand, (blocks, resources, nodes)) / unit[:, :, None]
+    least, most = (np.broadcast_to(bound, worth.shape) for bound in (site.least, site.most))
     single = [node for node in range(nodes) if node not in tied]
-    values: dict[str, Any] = {
-        "room": np.maximum(site.capacity / unit - np.where(free, 0.0, kept) @ demand, 0.0),
-        "demand": demand[single],
-    }
+    used = (demand * np.where(free, 0.0, kept)[:, None, :]).sum(axis=2)
+    values: dict[str, Any] = {"room": np.maximum(site.capacity / unit - used, 0.0)}
     for place, node in enumerate(single):
+        values[f"use_{place}"] = demand[:, :, node]
         values[f"gain_{place}"] = _gain((worth[:, node] * free[:, node])[:, None] / scale, slopes[:, node])
-        values[f"least_{place}"] = np.where(free[:, node], site.least[node], 0.0)
-        values[f"most_{place}"] = np.where(free[:, node], site.most[node], 0.0)
+        values[f"least_{place}"] = np.where(free[:, node], least[:, node], 0.0)
+        values[f"most_{place}"] = np.where(free[:, node], most[:, node], 0.0)
     for place, node in enumerate(tied):
-        values[f"tied_gain_{place}"] = _gain((worth[:, node] @ free[:, node]) / scale, slopes[:, node])
-        values[f"tied_use_{place}"] = np.outer(free[:, node], demand[node])
-        values[f"tied_least_{place}"], values[f"tied_most_{place}"] = site.least[node], site.most[node]
+        values[f"tied_use_{place}"] = demand[:, :, node] * free[:, node, None]
+        values[f"tied_gain_{place}"] = _gain((worth[:, node] @ free[:, node]) / scale, slopes[0, node])
+        values[f"tied_least_{place}"], values[f"tied_most_{place}"] = least[:, node].max(), most[:, node].min()
+    for each, limit in enumerate(shared):
+        part = limit.use / max(limit.limit, 1e-9)
+        values[f"left_{each}"] = max(0.0, 1.0 - float((part * np.where(free, 0.0, kept)).sum()))
+        for place, node in enumerate(single):
+            values[f"shared_{each}_{place}"] = part[:, node] * free[:, node]
+        for place, node in enumerate(tied):
+            values[f"shared_tied_{each}_{place}"] = float(part[:, node] @ free[:, node])
     with _in_use:
-        program = _program(blocks, len(single), len(tied), len(site.capacity))
+        program = _program(blocks, len(single), len(tied), resources, len(shared))
         for name, parameter in program.parameters.items():
             parameter.value = values[name]
         _solve(program.problem)
@@ -94,8 +125,8 @@ def best_shares(site: Site, worth: Floats, curvature: Floats, *, kept: Floats, t
         for place, node in enumerate(tied):
             shares[:, node] = np.where(free[:, node], _value(program.tied[place]).sum(), kept[:, node])
         prices = np.maximum(np.asarray(program.within.dual_value), 0.0) * scale / unit
-    shares = np.clip(shares, np.where(free, site.least, shares), np.where(free, site.most, shares))
-    return Best(shares, float((worth * shares**curvature).sum()), prices)
+    shares = np.clip(shares, np.where(free, least, shares), np.where(free, most, shares))
+    return Best(shares, float((worth * shares**power).sum()), prices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +142,7 @@ _in_use = Lock()  # parameters are set and solved in place: one at a time
 
 
 @lru_cache(maxsize=16)
-def _program(blocks: int, single: int, tied: int, resources: int) -> _Program:
+def _program(blocks: int, single: int, tied: int, resources: int, shared: int) -> _Program:
     import cvxpy as cp
 
     p = {"room": cp.Parameter((blocks, resources), nonneg=True)}
@@ -123,6 +154,7 @@ def _program(blocks: int, single: int, tied: int, resources: int) -> _Program:
         filled = cp.Variable((blocks, PIECES), nonneg=True)
         share = cp.sum(filled, axis=1)
         p[f"gain_{place}"] = cp.Parameter(filled.shape)
+        p[f"use_{place}"] = cp.Parameter((blocks, resources), nonneg=True)
         p[f"least_{place}"], p[f"most_{place}"] = cp.Parameter(blocks, nonneg=True), cp.Parameter(blocks, nonneg=True)
         constraints += [
             filled <= np.tile(_WIDTHS, (blocks, 1)),
@@ -130,10 +162,9 @@ def _program(blocks: int, single: int, tied: int, resources: int) -> _Program:
             share <= p[f"most_{place}"],
         ]
         gained.append(cp.vec(cp.multiply(p[f"gain_{place}"], filled), order="C") @ np.ones(blocks * PIECES))
+        across = cp.reshape(share, (blocks, 1), order="C") @ np.ones((1, resources))
+        used.append(cp.multiply(p[f"use_{place}"], across))
         shares.append(filled)
-    p["demand"] = cp.Parameter((single, resources), nonneg=True)
-    if single:
-        used.append(cp.vstack([cp.sum(filled, axis=1) for filled in shares]).T @ p["demand"])
     together: list[cp.Variable] = []
     for place in range(tied):
         filled = cp.Variable(PIECES, nonneg=True)
@@ -146,6 +177,16 @@ def _program(blocks: int, single: int, tied: int, resources: int) -> _Program:
         used.append(p[f"tied_use_{place}"] * share)
         together.append(filled)
     within: cp.Constraint = _sum(used) <= p["room"]
+    for each in range(shared):
+        parts: list[cp.Expression] = []
+        for place, filled in enumerate(shares):
+            p[f"shared_{each}_{place}"] = cp.Parameter(blocks, nonneg=True)
+            parts.append(p[f"shared_{each}_{place}"] @ cp.sum(filled, axis=1))
+        for place, filled in enumerate(together):
+            p[f"shared_tied_{each}_{place}"] = cp.Parameter(nonneg=True)
+            parts.append(p[f"shared_tied_{each}_{place}"] * cp.sum(filled))
+        p[f"left_{each}"] = cp.Parameter(nonneg=True)
+        constraints.append(_sum(parts) <= p[f"left_{each}"])
     problem = cp.Problem(cp.Maximize(_sum(gained)), [*constraints, within])
     return _Program(problem, p, shares, together, within)
 

@@ -228,22 +228,29 @@ def _ended_at(counters: Sequence[EarningsCounter], others: Sequence[EarningsCoun
 
 
 def earned(
-    node: str, observations: Sequence[EarningsObservation], window: Window, price_at: PriceAt
+    node: str,
+    observations: Sequence[EarningsObservation],
+    window: Window,
+    price_at: PriceAt,
+    *,
+    step: timedelta = HOUR,
 ) -> list[EarnedBucket]:
     """What one node earned in the full hours of `window`, and in stretches too coarse for hours.
 
     `observations` should reach from before the window to after it. Every full hour gets a row, unknown ones too;
     a coarse row is given where readings lie further apart than `MAX_GAP`, or where the node itself keeps only
     longer buckets. Coarse rows and the unknown hours inside them overlap: the hours hold no amount.
+
+    `step`: of quarters of an hour instead, say; it divides an hour. A price is that of the hour even so.
     """
     if not observations:
         return []
     with localcontext(_EXACT):
-        return _earned(node, observations, window, price_at)
+        return _earned(node, observations, window, price_at, step)
 
 
 def _earned(
-    node: str, observations: Sequence[EarningsObservation], window: Window, price_at: PriceAt
+    node: str, observations: Sequence[EarningsObservation], window: Window, price_at: PriceAt, step: timedelta
 ) -> list[EarnedBucket]:
     counters: dict[str, list[EarningsCounter]] = defaultdict(list)
     buckets: dict[str, list[EarningsBucket]] = defaultdict(list)
@@ -295,12 +302,13 @@ def _earned(
         row(span, _combine([p.amounts for p in group]), _worst(p.provenance for p in group))
         for span, group in coarse.items()
     ]
-    hour = hour_of(window.start)
-    while hour + HOUR <= window.end:
-        span = Window(hour, hour + HOUR)
-        found_hour = _hour(span, pieces=pieces, fine=fine, counted=counters.keys(), begins=begins, ends=ends)
-        rows.append(row(span, *found_hour) if found_hour else row(span, Amounts(), Provenance.UNKNOWN))
-        hour += HOUR
+    start = hour_of(window.start)
+    start += (window.start - start) // step * step
+    while start + step <= window.end:
+        span = Window(start, start + step)
+        found_step = _step(span, pieces=pieces, fine=fine, counted=counters.keys(), begins=begins, ends=ends)
+        rows.append(row(span, *found_step) if found_step else row(span, Amounts(), Provenance.UNKNOWN))
+        start += step
     return sorted(rows, key=lambda r: (r.window.start, r.window.end))
 
 
@@ -318,7 +326,7 @@ def _without_overlap(pieces: list[_Piece]) -> list[_Piece]:
     return kept
 
 
-def _hour(
+def _step(
     span: Window,
     *,
     pieces: dict[str, list[_Piece]],
@@ -327,7 +335,7 @@ def _hour(
     begins: dict[str, datetime | None],
     ends: dict[str, datetime | None],
 ) -> tuple[Amounts, Provenance] | None:
-    """One full hour over all streams of a node; None as soon as one that still runs is not covered."""
+    """One full step over all streams of a node; None as soon as one that still runs is not covered."""
     parts: list[_Piece] = []
     for stream, short in fine.items():
         if not short and stream not in counted:

@@ -7,10 +7,15 @@ from typing import Any
 import dagster as dg
 
 from orcha_pipeline.assets.ingest import OWNERS, PRICES, fact_keys
-from orcha_pipeline.model import HOUR, Window, hour_of
+from orcha_pipeline.model import HOUR, Window, hour_of, slot_of
 from orcha_pipeline.protocols.registry import make_adapter_anyhow
 from orcha_pipeline.resources import NodesResource, WarehouseResource
-from orcha_pipeline.warehouse.derived import rebuild_earnings_hourly, rebuild_features
+from orcha_pipeline.warehouse.derived import (
+    quarters_to_rebuild,
+    rebuild_earnings_hourly,
+    rebuild_features,
+    rebuild_rates_quarterly,
+)
 
 EARNINGS_HOURLY = dg.AssetKey(["earnings_hourly"])
 FEATURES = dg.AssetKey(["features"])
@@ -42,7 +47,10 @@ def build_earnings(protocols: Sequence[str]) -> list[dg.AssetsDefinition]:
     def earnings_hourly(
         nodes: NodesResource, warehouse: WarehouseResource, config: LookBack
     ) -> dg.MaterializeResult[Any]:
-        """What each node earned hour by hour: differences of native totals, valued at the price of their hour."""
+        """What each node earned hour by hour: differences of native totals, valued at the price of their hour.
+
+        Quarter by quarter too (table `rates_quarterly`), as far as that is not on record.
+        """
         installation = nodes.installation()
         tokens = {}
         for settings in installation.settings.nodes:
@@ -52,10 +60,13 @@ def build_earnings(protocols: Sequence[str]) -> list[dg.AssetsDefinition]:
         window = _window(nodes, config)
         with warehouse.warehouse.write() as connection:
             rows = rebuild_earnings_hourly(connection, window, tokens)
+            until_now = Window(window.start, slot_of(installation.clock.now()))
+            quarters = rebuild_rates_quarterly(connection, quarters_to_rebuild(connection, until_now), tokens)
         known = [usd for row in rows if (usd := row.usd("net")) is not None]
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": len(rows),
+                "quarters of an hour": quarters,
                 "unknown hours": sum(row.amounts.net is None for row in rows),
                 "net USD of what is known": round(sum(known), 6),
                 "simulated": installation.simulated,

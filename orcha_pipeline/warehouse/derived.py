@@ -9,9 +9,14 @@ import duckdb
 
 from orcha_pipeline.earnings import EarnedBucket, PriceAt, earned
 from orcha_pipeline.model import HOUR, Window
-from orcha_pipeline.warehouse.facts import earnings_observations, insert, naive, price_samples, scalar
+from orcha_pipeline.warehouse.facts import aware, earnings_observations, insert, naive, price_samples, scalar
 
 PRICE_STALE_AFTER = timedelta(hours=2)
+QUARTER = timedelta(minutes=15)
+QUARTERS_MAY_CHANGE = timedelta(hours=4)
+"""Longer than readings may lie apart for what was earned between them to be shared out."""
+Tokens = Mapping[str, tuple[str | None, Decimal | None]]
+"""Node -> (token that prices its native unit, tokens per native unit); None where nobody knows."""
 LOOK_AROUND = timedelta(hours=26)
 """How far outside the hours asked for readings are looked at."""
 
@@ -29,16 +34,10 @@ def price_lookup(samples: Sequence[tuple[datetime, Decimal]], tokens_per_native:
     return price_at
 
 
-def rebuild_earnings_hourly(
-    connection: duckdb.DuckDBPyConnection,
-    window: Window,
-    tokens: Mapping[str, tuple[str | None, Decimal | None]],
+def _earned_by_all(
+    connection: duckdb.DuckDBPyConnection, window: Window, tokens: Tokens, *, step: timedelta
 ) -> list[EarnedBucket]:
-    """Compute `earnings_hourly` anew for the full hours of `window`.
-
-    `tokens`: node -> (token that prices its native unit, tokens per native unit); None where nobody knows. What is
-    earned in US dollars needs no price.
-    """
+    """What every node earned in the full steps of `window`, and in stretches too coarse for hours."""
     around = Window(window.start - LOOK_AROUND, window.end + LOOK_AROUND)
     observations = earnings_observations(connection, around)
     samples = price_samples(connection, around)
@@ -51,7 +50,18 @@ def rebuild_earnings_hourly(
             price_at = _no_price
         else:
             price_at = price_lookup(samples.get(token, []), factor)
-        rows += earned(node, found, window, price_at)
+        rows += earned(node, found, window, price_at, step=step)
+    return rows
+
+
+def rebuild_earnings_hourly(
+    connection: duckdb.DuckDBPyConnection, window: Window, tokens: Tokens
+) -> list[EarnedBucket]:
+    """Compute `earnings_hourly` anew for the full hours of `window`.
+
+    What is earned in US dollars needs no price.
+    """
+    rows = _earned_by_all(connection, window, tokens, step=HOUR)
     connection.execute(
         "DELETE FROM earnings_hourly WHERE ended_at > ? AND started_at < ?", [naive(window.start), naive(window.end)]
     )
@@ -79,6 +89,53 @@ def rebuild_earnings_hourly(
         ],
     )
     return rows
+
+
+def quarters_to_rebuild(connection: duckdb.DuckDBPyConnection, window: Window) -> Window:
+    """The part of `window` whose quarters are not on record yet, or may still have changed with the last readings."""
+    last = scalar(connection, "SELECT max(started_at) FROM rates_quarterly")
+    if last is None:
+        return window
+    return Window(min(window.end, max(window.start, aware(last) - QUARTERS_MAY_CHANGE)), window.end)
+
+
+def rebuild_rates_quarterly(connection: duckdb.DuckDBPyConnection, window: Window, tokens: Tokens) -> int:
+    """Compute `rates_quarterly` anew for the full quarters of an hour in `window`. Returns the number of rows.
+
+    A quarter in which the share was changed has an unknown share: part of it ran at the old one, or at none.
+    """
+    rows = [
+        {
+            "node": row.node,
+            "started_at": row.window.start,
+            "usd_per_hour": None if (usd := row.usd("net")) is None else usd * (HOUR / QUARTER),
+            "share": None,
+        }
+        for row in _earned_by_all(connection, window, tokens, step=QUARTER)
+        if row.window.end - row.window.start == QUARTER
+    ]
+    start, end = naive(window.start), naive(window.end)
+    connection.execute("DELETE FROM rates_quarterly WHERE started_at >= ? AND started_at < ?", [start, end])
+    insert(connection, "rates_quarterly", rows)
+    # The readings on either side, which need not be at the quarter's ends: hours apart they tell less, but not nothing.
+    connection.execute(
+        """
+        UPDATE rates_quarterly AS r SET share = s.share
+        FROM (
+            SELECT q.node, q.started_at,
+                CASE WHEN b.share IS NULL OR abs(a.share - b.share) < 1e-6 THEN a.share END AS share
+            FROM (SELECT * FROM rates_quarterly WHERE started_at >= $start AND started_at < $end) q
+            ASOF JOIN (SELECT * FROM allocations_observed WHERE share IS NOT NULL) a
+                ON q.node = a.node AND q.started_at + INTERVAL 13 MINUTE <= a.observed_at
+            ASOF LEFT JOIN (SELECT * FROM allocations_observed WHERE share IS NOT NULL) b
+                ON q.node = b.node AND q.started_at + INTERVAL 2 MINUTE >= b.observed_at
+            WHERE a.observed_at <= q.started_at + INTERVAL 77 MINUTE
+        ) s
+        WHERE r.node = s.node AND r.started_at = s.started_at
+        """,
+        {"start": start, "end": end},
+    )
+    return len(rows)
 
 
 def _no_price(_hour: datetime) -> Decimal | None:

@@ -27,7 +27,12 @@ from orcha_pipeline.model import (
 )
 from orcha_pipeline.warehouse import decisions, facts
 from orcha_pipeline.warehouse.connection import Warehouse
-from orcha_pipeline.warehouse.derived import rebuild_earnings_hourly, rebuild_features
+from orcha_pipeline.warehouse.derived import (
+    quarters_to_rebuild,
+    rebuild_earnings_hourly,
+    rebuild_features,
+    rebuild_rates_quarterly,
+)
 from orcha_pipeline.warehouse.frames import frame as table_frame
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -166,6 +171,51 @@ def test_features_value_native_differences_at_the_price_of_their_hour(warehouse)
     assert list(frame["net_usd"]) == pytest.approx([2.0, 4.0, 4.0])
     assert list(frame["yield_usd"]) == pytest.approx([4.0, 8.0, 8.0])
     assert str(frame["hour"].dt.tz) == "UTC"
+
+
+def quarters(connection):
+    return connection.execute("SELECT usd_per_hour, share FROM rates_quarterly ORDER BY started_at").fetchall()
+
+
+def test_quarters_of_an_hour_tell_the_rate_and_the_share_it_was_earned_at(warehouse):
+    told = [(0, 0.5), (1, 0.5), (4, 0.5), (5, 0.5), (9, 0.25), (11, 0.25)]
+    with warehouse.write() as connection:
+        facts.record_readings(
+            connection,
+            [
+                reading(at / 4, Decimal(total), share=share)
+                for at, (total, share) in zip((0, 1, 2, 3, 4, 5), told, strict=True)
+            ],
+        )
+        facts.record_prices(connection, [price(0.9, "0.20"), price(1.9, "0.40")])
+        window = Window(START, START + timedelta(minutes=75))
+        for _ in range(2):  # a quarter computed again is replaced
+            assert rebuild_rates_quarterly(connection, window, {"golem-1": ("golem", Decimal(1))}) == 5
+        found = quarters(connection)
+    assert [usd for usd, _ in found] == pytest.approx([4 * 0.2, 12 * 0.2, 4 * 0.2, 16 * 0.2, 8 * 0.4])
+    assert [share for _, share in found] == [0.5, 0.5, 0.5, None, 0.25]
+
+
+def test_quarters_on_record_are_left_alone_but_for_the_last(warehouse):
+    window = Window(START, START + 30 * HOUR)
+    with warehouse.write() as connection:
+        assert quarters_to_rebuild(connection, window) == window
+        facts.record_readings(connection, [reading(h, Decimal(h)) for h in range(25)])
+        rebuild_rates_quarterly(connection, Window(START, START + 24 * HOUR), {})
+        again = quarters_to_rebuild(connection, window)
+        assert again == Window(START + 19.75 * HOUR, window.end)
+        before = Window(START - 2 * HOUR, START - HOUR)
+        assert quarters_to_rebuild(connection, before).hours == 0
+
+
+def test_quarters_between_readings_an_hour_apart_share_what_was_earned(warehouse):
+    with warehouse.write() as connection:
+        facts.record_readings(connection, [reading(h, Decimal(8 * h), share=0.5) for h in (0, 1)])
+        facts.record_prices(connection, [price(0, "0.5")])
+        window = Window(START, START + 2 * HOUR)
+        rebuild_rates_quarterly(connection, window, {"golem-1": ("golem", Decimal(1))})
+        found = quarters(connection)
+    assert found == [(4.0, 0.5)] * 4 + [(None, None)] * 4
 
 
 def test_an_hour_without_price_or_share_has_no_yield(warehouse):

@@ -75,7 +75,7 @@ def test_forecasts_on_record_from_before_are_of_the_yield(tmp_path):
         connection.execute("ALTER TABLE forecasts DROP COLUMN target")
         for table in ("forecast_errors", "alerts", "retraining_requests", "model_aliases"):
             connection.execute(f"DROP TABLE {table}")
-        connection.execute("DELETE FROM schema_migrations WHERE name >= '0003'")
+        connection.execute("DELETE FROM schema_migrations WHERE name = '0003_forecasting.sql'")
         connection.execute(
             "INSERT INTO forecasts SELECT TIMESTAMP '2026-03-05 12:05', 'n', TIMESTAMP '2026-03-05 12:00', "
             "1, 2, 3, 'lstm', '6', ''"

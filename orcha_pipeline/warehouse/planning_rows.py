@@ -1,0 +1,46 @@
+"""What a plan is made from, as arrays: the quarter-hours of a host's nodes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from orcha_pipeline.model import slot_of
+from orcha_pipeline.warehouse.facts import naive
+
+QUARTER = timedelta(minutes=15)
+
+
+@dataclass(frozen=True, slots=True)
+class Quarters:
+    """T quarter-hours of N nodes from `start` on: USD an hour earned, and at which share, (T, N); NaN where unknown."""
+
+    start: datetime
+    rates: NDArray[np.float64]
+    shares: NDArray[np.float64]
+
+
+def quarters(
+    connection: duckdb.DuckDBPyConnection, nodes: Sequence[str], *, start: datetime, end: datetime
+) -> Quarters:
+    """The quarter-hours in [start, end) of these nodes, in their order, without a gap in time."""
+    first = slot_of(start)
+    count = (slot_of(end) - first) // QUARTER
+    fetched: Any = connection.execute(
+        "SELECT node, started_at, usd_per_hour, share FROM rates_quarterly "
+        "WHERE started_at >= ? AND started_at < ? AND list_contains(?, node)",
+        [naive(first), naive(slot_of(end)), list(nodes)],
+    ).fetchnumpy()
+    found = cast("Mapping[str, NDArray[Any]]", fetched)
+    places = {node: place for place, node in enumerate(nodes)}
+    column = np.array([places[node] for node in found["node"].tolist()], dtype=np.int64)
+    since = found["started_at"].astype("datetime64[s]") - np.datetime64(naive(first), "s")
+    row = (since // np.timedelta64(15 * 60, "s")).astype(np.int64)
+    rates, shares = np.full((count, len(nodes)), np.nan), np.full((count, len(nodes)), np.nan)
+    for grid, name in ((rates, "usd_per_hour"), (shares, "share")):
+        grid[row, column] = np.ma.filled(np.ma.asarray(found[name], dtype=np.float64), np.nan)
+    return Quarters(first, rates, shares)

@@ -1,3 +1,4 @@
+import re
 import socket
 import struct
 import threading
@@ -240,10 +241,17 @@ def served(*scripts: Callable[[socket.socket], None]) -> Iterator[tuple[str, lis
             thread.join()
 
 
+def is_whole(request: bytes) -> bool:
+    """Whether head and body have arrived: they may come in one piece or in two."""
+    head, end, body = request.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head.lower())
+    return bool(end) and len(body) >= (int(length[1]) if length else 0)
+
+
 def answer(connection: socket.socket, body: bytes = b"1") -> bool:
     """Answer one request; False where there is none."""
     request = b""
-    while not request.endswith(b"\r\n\r\n"):
+    while not is_whole(request):
         received = connection.recv(65536)
         if not received:
             return False

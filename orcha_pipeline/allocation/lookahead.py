@@ -11,12 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orcha_pipeline.allocation.outlook import EDGES, PERIODS, STEPS_AN_HOUR, Outlook
+from orcha_pipeline.allocation.outlook import EDGES, PERIODS, STEPS_AN_HOUR, Floats, Outlook, Steps
 from orcha_pipeline.allocation.plan import MIN_MOVE
 from orcha_pipeline.allocation.programs import Best, Site, best_shares
-
-Floats = NDArray[np.float64]
-Steps = NDArray[np.int64]
 
 WAITS = (2, 6, len(PERIODS))
 """Periods after which a node that could move now might move instead; the last is not at all."""
@@ -49,7 +46,7 @@ class Ahead:
     shares: Floats
     moved: NDArray[np.bool_]
     gain_usd: float
-    hour: Best | None
+    hour: Best
 
 
 def look_ahead(
@@ -58,17 +55,17 @@ def look_ahead(
     """The shares to take now; today's where no change is worth its cost. Raises `PlanError` where nothing fits."""
     now = standing.shares
     lost = np.maximum(outlook.mean[0], 0.0) * now**curvature * standing.restart_hours
+    worth = outlook.mean[0] * _LENGTHS[0]
     resting = standing.rests > 0
     slow = standing.cooldowns > PERIODS[0]
     wanted, slow_gain = now, 0.0
-    if (choosing := slow & ~resting).any():
-        wanted, slow_gain = _for_their_rest(site, standing, outlook, curvature, choosing=choosing)
+    if (slow & ~resting).any():
+        wanted, slow_gain = _for_their_rest(site, standing, outlook, curvature, slow=slow)
         slow_gain -= float(lost[wanted != now].sum())
         wanted = wanted if slow_gain > 0 else now
-    hour = _settled(site, outlook.mean[:1] * _LENGTHS[0], curvature, np.where(slow | resting, wanted, np.nan), now)
+    hour = _settled(site, worth, curvature, np.where(slow | resting, wanted, np.nan), now)
     moved = np.abs(hour.shares[0] - now) > MIN_MOVE
     shares = np.where(moved, hour.shares[0], now)
-    worth = outlook.mean[0] * _LENGTHS[0]
     earns, earned = (float(worth @ each**curvature) for each in (shares, now))
     gain = earns - earned - float(lost[moved].sum())
     pays = slow_gain > 0 or gain > freedom * earned
@@ -78,33 +75,35 @@ def look_ahead(
 
 
 def _for_their_rest(
-    site: Site, standing: Standing, outlook: Outlook, curvature: Floats, *, choosing: NDArray[np.bool_]
+    site: Site, standing: Standing, outlook: Outlook, curvature: Floats, *, slow: NDArray[np.bool_]
 ) -> tuple[Floats, float]:
-    """Shares in which those `choosing` are moved where it is best to do so now, and USD that gains; else today's, 0.
+    """Shares in which the slow ones that may move are where it would be best, and USD gained over a later move or none.
 
-    What their restarts lose is not taken off.
+    Today's and 0 where that is where they are. What their restarts lose is not taken off.
     """
     count, periods, nodes = outlook.scenarios.shape
     worth = (outlook.scenarios * (_LENGTHS / count)[None, :, None]).reshape(-1, nodes)
     period = np.tile(np.arange(periods), count)[:, None]
-    now, tied = standing.shares, tuple(np.flatnonzero(standing.cooldowns > PERIODS[0]).tolist())
+    now, tied, choosing = standing.shares, tuple(np.flatnonzero(slow).tolist()), slow & (standing.rests == 0)
     until = np.searchsorted(EDGES[:-1], standing.rests)
     resting = np.where(period < until, now, np.nan)
     moved = best_shares(site, worth, curvature, kept=resting, tied=tied)
+    wanted = np.where(choosing, moved.shares[0], now)
+    wanted = np.where(np.abs(wanted - now) > MIN_MOVE, wanted, now)
+    if (wanted == now).all():
+        return now, 0.0
     keeps = [
         best_shares(site, worth, curvature, kept=np.where(choosing & (period < wait), now, resting), tied=tied).usd
         for wait in WAITS
     ]
-    wanted = np.where(choosing, moved.shares[0], now)
-    changed = np.abs(wanted - now) > MIN_MOVE
-    return np.where(changed, wanted, now), moved.usd - max(keeps) if changed.any() else 0.0
+    return wanted, moved.usd - max(keeps)
 
 
 def _settled(site: Site, worth: Floats, curvature: Floats, kept: Floats, now: Floats) -> Best:
-    """The best shares of one block in which no node moves by MIN_MOVE or less: such a one stays, and all fits still."""
+    """The best shares for an hour in which no node moves by MIN_MOVE or less: such a one stays, and all fits still."""
     kept = kept.copy()
     while True:
-        best = best_shares(site, worth, curvature, kept=kept[None])
+        best = best_shares(site, worth[None], curvature, kept=kept[None])
         hardly = np.isnan(kept) & (np.abs(best.shares[0] - now) <= MIN_MOVE) & (best.shares[0] != now)
         if not hardly.any():
             return best

@@ -72,6 +72,11 @@ class YieldHistory:
         if self.yields.ndim != 2 or self.yields.shape != self.paying.shape:
             raise ValueError(f"yields {self.yields.shape} and paying {self.paying.shape} must be (steps, nodes)")
 
+    @property
+    def known(self) -> Flags:
+        """(T, P) Where something was earned and it is known how much."""
+        return self.paying & np.isfinite(self.yields) & (self.yields > 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
@@ -92,7 +97,7 @@ class _Logs:
     """
 
     def __init__(self, history: YieldHistory) -> None:
-        known = history.paying & np.isfinite(history.yields) & (history.yields > 0)
+        known = history.known
         logs = np.log(np.where(known, history.yields, 1.0))
         steps, nodes = logs.shape
         last = np.maximum.accumulate(np.where(known, np.arange(steps)[:, None], known.argmax(axis=0)), axis=0)
@@ -150,7 +155,7 @@ def _features(logs: _Logs, at: Steps) -> tuple[Floats, Floats]:
 
 def _came(history: YieldHistory, at: Steps) -> Floats:
     """(n, P, K) Log of what a paying step brought in each period after `at`; NaN where too little of it is known."""
-    known = history.paying & np.isfinite(history.yields) & (history.yields > 0)
+    known = history.known
     nothing = np.zeros((1, known.shape[1]))
     sums = np.concatenate([nothing, np.cumsum(np.where(known, history.yields, 0.0), axis=0)])
     counts = np.concatenate([nothing, np.cumsum(known, axis=0)])

@@ -3,7 +3,7 @@
 A block is a stretch of time in one possible future, in which a full share of each node is worth so much. Nodes that
 can change every hour have a share of their own in each block; those *tied* have one share for all the blocks in which
 they are free, since they rest for long after a change. What a node earns at share s, worth x s ** curvature, is cut
-into straight pieces that meet at (k / PIECES) ** 1.5.
+into straight pieces (`response.piece_widths`).
 
 CVXPY is imported on the first program. A program keeps its shape, only its parameters change (DPP); HiGHS solves it.
 """
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orcha_pipeline.allocation.response import piece_slopes, piece_widths
 from orcha_pipeline.errors import PlanError
 
 if TYPE_CHECKING:
@@ -29,8 +30,7 @@ Floats = NDArray[np.float64]
 PIECES = 8
 SOLVER = "HiGHS"
 _OPTIONS = {"threads": 1, "time_limit": 10.0}
-_ENDS: Floats = (np.arange(PIECES + 1) / PIECES) ** 1.5
-_WIDTHS: Floats = np.diff(_ENDS)
+_WIDTHS: Floats = piece_widths(PIECES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ def best_shares(
     resources = site.capacity.shape[-1]
     free = np.isnan(kept)
     power = np.broadcast_to(curvature, worth.shape)
-    slopes = np.diff(_ENDS ** power[:, :, None], axis=2) / _WIDTHS  # (B, N, PIECES)
+    slopes = piece_slopes(PIECES, power)  # (B, N, PIECES)
     scale = float(np.abs(worth).max()) or 1.0
     unit = np.maximum(np.broadcast_to(site.capacity, (blocks, resources)), 1e-9)
     demand = np.broadcast_to(site.demand, (blocks, resources, nodes)) / unit[:, :, None]

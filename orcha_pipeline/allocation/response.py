@@ -8,6 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
 PIECES = 12
 """Straight pieces between share 0 and 1: at curvature 0.7 and more they lie less than 0.01 of a full share's
 earnings below the curve near share 0, and less than 0.003 from share 0.05 on."""
@@ -68,6 +73,20 @@ def pieces(points: Sequence[float], curvature: float) -> list[Piece]:
         Piece(start, stop - start, (after - before) / (stop - start) if stop - start > _NO_WIDTH else 0.0)
         for (start, stop), (before, after) in zip(pairwise(points), pairwise(values), strict=True)
     ]
+
+
+def piece_widths(count: int) -> Floats:
+    """(count,) Widths of pieces between share 0 and 1 that meet at (k / count) ** 1.5, for programs made of arrays."""
+    return np.diff(_piece_ends(count))
+
+
+def piece_slopes(count: int, curvature: float | Floats) -> Floats:
+    """What a unit of share earns in each of those pieces, of the yield: (..., count) for curvatures (...)."""
+    return np.diff(_piece_ends(count) ** np.asarray(curvature)[..., None], axis=-1) / piece_widths(count)
+
+
+def _piece_ends(count: int) -> Floats:
+    return (np.arange(count + 1) / count) ** 1.5
 
 
 def _check_curvature(curvature: float) -> None:

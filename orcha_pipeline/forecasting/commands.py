@@ -13,12 +13,13 @@ from orcha_pipeline.forecasting.promotion import SERVED
 from orcha_pipeline.forecasting.quiet import only_progress
 from orcha_pipeline.forecasting.report import choices_of, report_of, sentences_of, table_of
 from orcha_pipeline.forecasting.tables import LongTable, continued, read_table, write_forecasts
+from orcha_pipeline.output_place import check_place
 
 
 def forecast(console: Console, *, history: Path, out: Path, horizon: int, models: str | None, seed: int) -> None:
     """Forecast every series of `history` from its end on, into `out`."""
     names = chosen_names(models)
-    _check_place(out)
+    check_place(out, ModelError)
     with only_progress(f"Reading {history}") as tell:
         table = read_table(history)
         made = forecast_ahead(table.panel, horizon=horizon, models=names, seed=seed, tell=tell)
@@ -50,7 +51,7 @@ def backtest_forecast(
     if last is not None and last < horizon:
         raise ModelError(f"--last {last} leaves no room for a forecast of {horizon} hours.")
     if out is not None:
-        _check_place(out)
+        check_place(out, ModelError)
     with only_progress(f"Reading {history}") as tell:
         table = read_table(history)
         truth = None if test is None else continued(table, read_table(test))
@@ -79,11 +80,3 @@ def backtest_forecast(
 def _print_notes(console: Console, table: LongTable) -> None:
     for note in table.notes:
         console.print(Text(note))
-
-
-def _check_place(out: Path) -> None:
-    """Raise before anything is computed where the result could not be written."""
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise ModelError(
-            f"{out} cannot be written: " + ("it is a folder." if out.is_dir() else "there is no such folder.")
-        )

@@ -21,7 +21,6 @@ from orcha_pipeline.forecasting.panel import (
     SEASON,
     WEEK,
     Floats,
-    Forecaster,
     HourlySeries,
     Tell,
     say_nothing,
@@ -30,9 +29,9 @@ from orcha_pipeline.forecasting.scaled_windows import (
     CONTEXT,
     WEEKS,
     Scaling,
+    WindowForecaster,
     drawn_origins,
     has_negative,
-    in_batches,
     is_answerable,
     known_mean,
     last_hours,
@@ -79,7 +78,7 @@ class Rows:
     names: tuple[str, ...]
 
 
-class _GlobalTrees(Forecaster):
+class _GlobalTrees(WindowForecaster):
     """What the two variants share; they differ in whether a window is bent by log1p before it is scaled."""
 
     log: ClassVar[bool]
@@ -87,7 +86,6 @@ class _GlobalTrees(Forecaster):
     def __init__(self) -> None:
         self._boosters: dict[str, Booster] = {}
         self._texts: dict[str, str] = {}
-        self._horizon = 0
         self._rows = 0
 
     def fit(self, panel: Sequence[HourlySeries], *, horizon: int, seed: int, tell: Tell = say_nothing) -> None:
@@ -97,14 +95,6 @@ class _GlobalTrees(Forecaster):
         texts = _grow(rows, seed=seed, tell=tell)
         self._texts, self._horizon, self._rows = texts, horizon, len(rows.target)
         self._boosters = {name: Booster(text, source=f"{self.name} {name}") for name, text in texts.items()}
-
-    def forecast(self, histories: Sequence[HourlySeries], *, horizon: int) -> Floats:
-        """p10, p50, p90: (n, horizon, 3), NaN where fewer than MIN_KNOWN of the last CONTEXT hours are known.
-
-        Raises ModelError where nothing was fitted, or for a shorter horizon.
-        """
-        self._require_fit(self._horizon, horizon)
-        return in_batches(histories, horizon, lambda part: self._forecast(part, horizon))
 
     def _forecast(self, histories: Sequence[HourlySeries], horizon: int) -> Floats:
         result = np.full((len(histories), horizon, len(QUANTILES)), np.nan)

@@ -28,7 +28,6 @@ from orcha_pipeline.forecasting.panel import (
     SEASON,
     WEEK,
     Floats,
-    Forecaster,
     HourlySeries,
     Tell,
     on_a_weekend,
@@ -37,9 +36,9 @@ from orcha_pipeline.forecasting.panel import (
 from orcha_pipeline.forecasting.scaled_windows import (
     CONTEXT,
     Lesson,
+    WindowForecaster,
     drawn_origins,
     has_negative,
-    in_batches,
     is_answerable,
     known_mean,
     last_hours,
@@ -78,14 +77,13 @@ Lines = dict[str, Floats]
 FILE, CARD_FILE = "linear.npz", "linear.json"
 
 
-class Linear(Forecaster):
+class Linear(WindowForecaster):
     """Quantile regression on a few dozen means and lags."""
 
     name: ClassVar[str] = "linear"
 
     def __init__(self) -> None:
         self._lines: Lines = {}
-        self._horizon = 0
         self._windows = 0
 
     def fit(self, panel: Sequence[HourlySeries], *, horizon: int, seed: int, tell: Tell = say_nothing) -> None:
@@ -97,14 +95,6 @@ class Linear(Forecaster):
         rows = _rows(lessons, horizon)
         pull = RIDGE * (len(rows.truth) + RIDGE_WINDOWS * horizon)
         self._lines, self._horizon = _lines(rows, _expected(horizon), pull=pull), horizon
-
-    def forecast(self, histories: Sequence[HourlySeries], *, horizon: int) -> Floats:
-        """p10, p50, p90: (n, horizon, 3), NaN where too few of the last CONTEXT hours are known.
-
-        Raises ModelError where nothing was fitted, or for a shorter horizon.
-        """
-        self._require_fit(self._horizon, horizon)
-        return in_batches(histories, horizon, lambda part: self._forecast(part, horizon))
 
     def _forecast(self, histories: Sequence[HourlySeries], horizon: int) -> Floats:
         result = np.full((len(histories), horizon, len(QUANTILES)), np.nan)

@@ -3,14 +3,15 @@
 So one model serves series of any size. What is unknown stays NaN.
 """
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from orcha_pipeline.forecasting.panel import QUANTILES, SEASON, WEEK, Floats, HourlySeries
+from orcha_pipeline.forecasting.panel import QUANTILES, SEASON, WEEK, Floats, Forecaster, HourlySeries
 
 WEEKS = 4
 CONTEXT = WEEKS * WEEK
@@ -174,16 +175,26 @@ def lesson_of(series: HourlySeries, places: NDArray[np.int64], *, horizon: int, 
     )
 
 
-def in_batches(
-    histories: Sequence[HourlySeries], horizon: int, answer: Callable[[Sequence[HourlySeries]], Floats]
-) -> Floats:
-    """What `answer` gives for the histories, BATCH of them at once: (n, horizon, 3).
+class WindowForecaster(Forecaster):
+    """A forecaster that looks at the last window of each history, BATCH of them at once."""
 
-    Values near the limits of a float may overflow on the way: such a row is to end as one without an answer.
-    """
-    result = np.full((len(histories), horizon, len(QUANTILES)), np.nan)
-    for start in range(0, len(histories), BATCH):
-        part = histories[start : start + BATCH]
-        with np.errstate(over="ignore", invalid="ignore"):
-            result[start : start + len(part)] = answer(part)
-    return result
+    _horizon: int = 0
+    """Hours ahead that were fitted; 0 before a fit."""
+
+    def forecast(self, histories: Sequence[HourlySeries], *, horizon: int) -> Floats:
+        """p10, p50, p90: (n, horizon, 3), NaN where fewer than MIN_KNOWN of the last CONTEXT hours are known.
+
+        Raises ModelError where nothing was fitted, or for a shorter horizon.
+        """
+        self._require_fit(self._horizon, horizon)
+        result = np.full((len(histories), horizon, len(QUANTILES)), np.nan)
+        for start in range(0, len(histories), BATCH):
+            part = histories[start : start + BATCH]
+            # Values near the limits of a float may overflow on the way: such a row ends as one without an answer.
+            with np.errstate(over="ignore", invalid="ignore"):
+                result[start : start + len(part)] = self._forecast(part, horizon)
+        return result
+
+    @abstractmethod
+    def _forecast(self, histories: Sequence[HourlySeries], horizon: int) -> Floats:
+        """The same for at most BATCH histories, once it has been fitted."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orcha_pipeline.errors import SettingsError
 from orcha_pipeline.testnet.csv_rows import csv_rows, moment_of, number_of
-from orcha_pipeline.testnet.world_folder import WorldTerms, read_terms, read_world_folder
+from orcha_pipeline.testnet.world_folder import WorldTerms, read_steps, read_terms
 from orcha_pipeline.testnet.worlds import (
     DAY,
     HOUR,
@@ -79,8 +79,7 @@ class PlayedYields:
 
 def read_world(folder: Path, *, seed: int, start: int) -> World:
     """The world in `folder`, moved by whole weeks so that `start` falls into its first one. Prices are seeded."""
-    read_played_terms(folder)
-    found = read_world_folder(folder)
+    found = read_steps(folder, read_played_terms(folder))
     return World(
         name=found.terms.name,
         capacity=found.terms.capacity,

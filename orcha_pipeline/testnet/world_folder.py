@@ -67,9 +67,8 @@ def read_terms(folder: Path) -> WorldTerms:
     )
 
 
-def read_world_folder(folder: Path) -> WorldFolder:
-    """Terms and steps of the world in `folder`: a row for each protocol and step, without a gap."""
-    terms = read_terms(folder)
+def read_steps(folder: Path, terms: WorldTerms) -> WorldFolder:
+    """The world in `folder`, whose terms were read: a row for each protocol and step, without a gap."""
     path, step = folder / "yields.csv", terms.step_minutes * 60
     rows: dict[str, dict[int, tuple[float, bool]]] = {protocol: {} for protocol in terms.protocols}
     for line, row in csv_rows(path, ("time", "protocol", "yield_usd_per_hour", "available")):

@@ -8,11 +8,10 @@ from decimal import Decimal
 import duckdb
 
 from orcha_pipeline.earnings import EarnedBucket, PriceAt, earned
-from orcha_pipeline.model import HOUR, Window
+from orcha_pipeline.model import HOUR, SLOT, Window
 from orcha_pipeline.warehouse.facts import aware, earnings_observations, insert, naive, price_samples, scalar
 
 PRICE_STALE_AFTER = timedelta(hours=2)
-QUARTER = timedelta(minutes=15)
 QUARTERS_MAY_CHANGE = timedelta(hours=4)
 """Longer than readings may lie apart for what was earned between them to be shared out."""
 Tokens = Mapping[str, tuple[str | None, Decimal | None]]
@@ -108,11 +107,11 @@ def rebuild_rates_quarterly(connection: duckdb.DuckDBPyConnection, window: Windo
         {
             "node": row.node,
             "started_at": row.window.start,
-            "usd_per_hour": None if (usd := row.usd("net")) is None else usd * (HOUR / QUARTER),
+            "usd_per_hour": None if (usd := row.usd("net")) is None else usd * (HOUR / SLOT),
             "share": None,
         }
-        for row in _earned_by_all(connection, window, tokens, step=QUARTER)
-        if row.window.end - row.window.start == QUARTER
+        for row in _earned_by_all(connection, window, tokens, step=SLOT)
+        if row.window.end - row.window.start == SLOT
     ]
     start, end = naive(window.start), naive(window.end)
     connection.execute("DELETE FROM rates_quarterly WHERE started_at >= ? AND started_at < ?", [start, end])

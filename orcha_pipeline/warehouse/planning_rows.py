@@ -2,17 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, cast
 
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from orcha_pipeline.model import slot_of
+from orcha_pipeline.model import SLOT, slot_of
 from orcha_pipeline.warehouse.facts import naive
-
-QUARTER = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +27,7 @@ def quarters(
 ) -> Quarters:
     """The quarter-hours in [start, end) of these nodes, in their order, without a gap in time."""
     first = slot_of(start)
-    count = (slot_of(end) - first) // QUARTER
+    count = (slot_of(end) - first) // SLOT
     fetched: Any = connection.execute(
         "SELECT node, started_at, usd_per_hour, share FROM rates_quarterly "
         "WHERE started_at >= ? AND started_at < ? AND list_contains(?, node)",
@@ -39,7 +37,7 @@ def quarters(
     places = {node: place for place, node in enumerate(nodes)}
     column = np.array([places[node] for node in found["node"].tolist()], dtype=np.int64)
     since = found["started_at"].astype("datetime64[s]") - np.datetime64(naive(first), "s")
-    row = (since // np.timedelta64(15 * 60, "s")).astype(np.int64)
+    row = (since // np.timedelta64(SLOT)).astype(np.int64)
     rates, shares = np.full((count, len(nodes)), np.nan), np.full((count, len(nodes)), np.nan)
     for grid, name in ((rates, "usd_per_hour"), (shares, "share")):
         grid[row, column] = np.ma.filled(np.ma.asarray(found[name], dtype=np.float64), np.nan)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orcha_pipeline.yardstick.linear_programs import empty_solver, linear_program, pieces, solution
+from orcha_pipeline.allocation.response import piece_slopes, piece_widths
+from orcha_pipeline.yardstick.linear_programs import empty_solver, linear_program, solution
 from orcha_pipeline.yardstick.world import Floats, PlayedWorld
 
 CLAIRVOYANT_PIECES = 40
@@ -19,10 +20,14 @@ TOGETHER = 8
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """USD over the scored steps, and by step: (n,)."""
+    """USD by scored step: (n,)."""
 
-    usd: float
     by_step: Floats
+
+    @property
+    def usd(self) -> float:
+        """Over all of them."""
+        return float(self.by_step.sum())
 
 
 def clairvoyant(world: PlayedWorld) -> Bound:
@@ -45,8 +50,7 @@ def _bound(world: PlayedWorld, *, every: int, cooled: bool, count: int) -> Bound
     shares = np.concatenate(
         [_best(world, worth[begin : begin + block], rests, count) for begin in range(0, len(worth), block)]
     )
-    by_step = (paid * np.repeat(shares, every, axis=0)[: len(paid)] ** world.curvature).sum(axis=1)
-    return Bound(float(by_step.sum()), by_step)
+    return Bound((paid * np.repeat(shares, every, axis=0)[: len(paid)] ** world.curvature).sum(axis=1))
 
 
 def _best(world: PlayedWorld, worth: Floats, rests: np.ndarray, count: int) -> Floats:
@@ -56,15 +60,13 @@ def _best(world: PlayedWorld, worth: Floats, rests: np.ndarray, count: int) -> F
     terms = world.terms
     periods, resources = len(worth), len(terms.capacity)
     gains: list[Floats] = []
-    widths: list[Floats] = []
     spans: list[tuple[int, int, int]] = []  # protocol, first period, the one after the last
     for protocol, rest in enumerate(rests.tolist()):
-        width, slope = pieces(count, float(world.curvature[protocol]))
+        slope = piece_slopes(count, float(world.curvature[protocol]))
         for begin in range(0, periods, rest):
             end = min(periods, begin + rest)
             spans.append((protocol, begin, end))
             gains.append(worth[begin:end, protocol].sum() * slope)
-            widths.append(width)
     rows, columns, values = [], [], []
     for span, (protocol, begin, end) in enumerate(spans):
         own = span * count + np.arange(count)
@@ -77,7 +79,7 @@ def _best(world: PlayedWorld, worth: Floats, rests: np.ndarray, count: int) -> F
     owners = np.array([protocol for protocol, _, _ in spans])
     program = linear_program(
         gain=gain / max(float(gain.max()), 1e-12),
-        most=np.concatenate(widths),
+        most=np.tile(piece_widths(count), len(spans)),
         matrix=coo_matrix(
             (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))),
             shape=(periods * resources + len(spans), len(gain)),

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from orcha_pipeline.errors import PlanError
 from orcha_pipeline.forecasting.quiet import only_progress
+from orcha_pipeline.output_place import check_place
 from orcha_pipeline.yardstick.bounds import clairvoyant, under_rules
 from orcha_pipeline.yardstick.policies import chosen_policies, play
 from orcha_pipeline.yardstick.report import plot, report_of, table_of
@@ -20,9 +21,8 @@ def backtest_allocation(
     """Print the table of policies; write it into `out` and draw it into `picture`, where given."""
     names = chosen_policies(policies)
     for place in (out, picture):
-        if place is not None and (place.is_dir() or not place.absolute().parent.is_dir()):
-            why = "it is a folder" if place.is_dir() else "there is no such folder"
-            raise PlanError(f"{place} cannot be written: {why}.")
+        if place is not None:
+            check_place(place, PlanError)
     with only_progress(f"Reading {world}") as tell:
         played = load_world(world)
         tell("bounds: clairvoyant")

@@ -1,7 +1,7 @@
 """The linear programs of baselines and bounds, given to HiGHS as they are.
 
-Earnings at share s, s ** curvature, are cut into straight pieces that meet at (k / pieces) ** 1.5; since their slopes
-never rise, a maximiser fills them in order.
+Earnings are cut into straight pieces (`response.piece_widths`); since their slopes never rise, a maximiser fills them
+in order.
 """
 
 from collections.abc import Mapping
@@ -10,15 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orcha_pipeline.allocation.response import piece_slopes, piece_widths
 from orcha_pipeline.errors import PlanError
 from orcha_pipeline.yardstick.world import Floats, Terms
-
-
-def pieces(count: int, curvature: float) -> tuple[Floats, Floats]:
-    """Width of each piece, and what a unit of share earns in it, of the yield: (count,) each."""
-    ends = (np.arange(count + 1) / count) ** 1.5
-    widths = np.diff(ends)
-    return widths, np.diff(ends**curvature) / widths
 
 
 def empty_solver() -> Any:
@@ -67,7 +61,7 @@ class Division:
 
         self._terms = terms
         protocols = len(terms.protocols)
-        widths, slopes = pieces(count, curvature)
+        widths, slopes = piece_widths(count), piece_slopes(count, curvature)
         self._owner = np.repeat(np.arange(protocols), count)
         self._slopes = np.tile(slopes, protocols)
         own_share = (self._owner == np.arange(protocols)[:, None]).astype(float)

@@ -20,7 +20,6 @@ from orcha_pipeline.allocation.outlook import (
     learn,
     period_means,
 )
-from orcha_pipeline.allocation.programs import Site
 from orcha_pipeline.allocation.response_learning import learn_response
 from orcha_pipeline.errors import ModelError, PlanError
 from orcha_pipeline.forecasting.features import HORIZON
@@ -97,7 +96,6 @@ class OrchaPolicy:
         if terms.hold != STEPS_AN_HOUR:
             raise PlanError("Orcha plans in quarter-hours: step_minutes must be 15.")
         self._terms, self._sight = terms, sight
-        self._site = Site(capacity=terms.capacity, demand=terms.demand, least=terms.least, most=terms.most)
         nodes = len(terms.protocols)
         self.curvature: Floats = np.full(nodes, PRIOR_CURVATURE)
         self._rates: list[Floats] = []
@@ -143,7 +141,7 @@ class OrchaPolicy:
             restart_hours=terms.restart_hours,
         )
         try:
-            ahead = look_ahead(self._site, standing, _known(outlook), self.curvature)
+            ahead = look_ahead(terms.site, standing, _known(outlook), self.curvature)
         except PlanError:
             return None
         return ahead.shares if ahead.moved.any() else None

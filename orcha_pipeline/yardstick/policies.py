@@ -16,7 +16,7 @@ BASELINES: Mapping[str, Callable[[PlayedWorld], Policy]] = {
     "myopic": Myopic,
     "hysteresis-5": lambda world: Myopic(world, hysteresis=0.05),
 }
-"""They are shown the whole world, of which they use the terms, the history and the last step."""
+"""Those that plan on what is, not on what will be: shown the whole world, they use terms, history and last step."""
 OWN: Mapping[str, Callable[[Terms], Policy]] = {
     "naive-mpc": lambda terms: OrchaPolicy(terms, SameAsYesterday()),
     "orcha": lambda terms: OrchaPolicy(terms, Learning(terms.first_hour)),
@@ -43,6 +43,7 @@ def play(world: PlayedWorld, names: Sequence[str], *, tell: Tell = say_nothing) 
     for name in names:
         favoured = name in BASELINES
         policy = BASELINES[name](world) if favoured else OWN[name](world.terms)
-        told = lambda line, name=name: tell(f"{name}: {line}")  # noqa: E731 (short, and used once)
-        outcomes[name] = simulate(world, policy, favoured=favoured, tell=told)
+        outcomes[name] = simulate(
+            world, policy, favoured=favoured, tell=lambda line, name=name: tell(f"{name}: {line}")
+        )
     return outcomes

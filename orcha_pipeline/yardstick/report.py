@@ -10,11 +10,9 @@ from rich import box
 from rich.table import Table
 
 from orcha_pipeline.yardstick.bounds import Bound
+from orcha_pipeline.yardstick.policies import BASELINES
 from orcha_pipeline.yardstick.simulation import Outcome
 from orcha_pipeline.yardstick.world import PlayedWorld
-
-NON_PREDICTIVE = ("equal", "static", "greedy", "myopic", "hysteresis-5")
-"""Those that plan on what is, not on what will be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +53,7 @@ def report_of(world: PlayedWorld, bounds: tuple[Bound, Bound], outcomes: Mapping
     """Hold every policy against the bounds, clairvoyant and rules."""
     clairvoyant, rules = (bound.usd for bound in bounds)
     days = (len(world.yields) - world.history) * world.terms.step_hours / 24
-    plain = [outcome.usd for name, outcome in outcomes.items() if name in NON_PREDICTIVE]
+    plain = [outcome.usd for name, outcome in outcomes.items() if name in BASELINES]
     best = max(plain, default=None)
     return Report(
         world=world.name,
@@ -69,7 +67,7 @@ def report_of(world: PlayedWorld, bounds: tuple[Bound, Bound], outcomes: Mapping
                 of_clairvoyant=_part(outcome.usd, clairvoyant),
                 of_rules=_part(outcome.usd, rules),
                 gap_closed=None
-                if best is None or name in NON_PREDICTIVE or not best < rules
+                if best is None or name in BASELINES or not best < rules
                 else (outcome.usd - best) / (rules - best),
                 changes_a_day=outcome.changes / days,
                 switching_usd=outcome.switching_usd,

@@ -90,9 +90,9 @@ def simulate(
     terms, paid = world.terms, world.paid
     steps, count = paid.shape
     start = equal_shares(terms)
-    at_rest = np.zeros(count, dtype=np.bool_)
+    at_rest, nothing = np.zeros(count, dtype=np.bool_), np.zeros(count)
     for step in range(world.history):
-        policy.observe(step, start, at_rest, _earned(world, step, start, start, at_rest))
+        policy.observe(step, start, at_rest, _earned(world, paid[step], start, nothing))
     rules = _Rules(terms)
     earned, shares = np.empty((steps - world.history, count)), np.empty((steps - world.history, count))
     moves = np.zeros((steps - world.history, count), dtype=np.bool_)
@@ -112,8 +112,9 @@ def simulate(
                 violations += int(moved.any()) * rules.broken_by(wanted, now.cooled & moved)
                 current = np.where(moved, wanted, current)
                 rules.changed(step, moved)
-        earned[row] = _earned(world, step, current, before, moved)
-        switching += float(_lost(world, step, before, moved).sum())
+        lost = np.where(moved, terms.restart_hours * paid[step] * before**world.curvature, 0.0)
+        earned[row] = _earned(world, paid[step], current, lost)
+        switching += float(lost.sum())
         shares[row], moves[row] = current, moved
         policy.observe(step, current, moved, earned[row])
     return Outcome(
@@ -126,14 +127,9 @@ def simulate(
     )
 
 
-def _lost(world: PlayedWorld, step: int, before: Floats, moved: Flags) -> Floats:
-    """USD (P,) that restarts cost at this step."""
-    return np.where(moved, world.terms.restart_hours * world.paid[step] * before**world.curvature, 0.0)
-
-
-def _earned(world: PlayedWorld, step: int, shares: Floats, before: Floats, moved: Flags) -> Floats:
-    full = world.paid[step] * shares**world.curvature * world.terms.step_hours
-    return full - _lost(world, step, before, moved)
+def _earned(world: PlayedWorld, paid: Floats, shares: Floats, lost: Floats) -> Floats:
+    """USD (P,) of a step that pays `paid` (P,) an hour at share 1.0, less what restarts lost."""
+    return paid * shares**world.curvature * world.terms.step_hours - lost
 
 
 class _Rules:

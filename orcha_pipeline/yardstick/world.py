@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from orcha_pipeline.allocation.programs import Site
 from orcha_pipeline.errors import SettingsError
 from orcha_pipeline.model import RESOURCES
-from orcha_pipeline.testnet.world_folder import WorldFolder, read_world_folder
+from orcha_pipeline.testnet.world_folder import WorldFolder, read_steps, read_terms
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -42,9 +43,14 @@ class Terms:
         """Steps of a day."""
         return 24 * self.hold
 
+    @property
+    def site(self) -> Site:
+        """Capacity, demand and bounds, as the planner takes them."""
+        return Site(capacity=self.capacity, demand=self.demand, least=self.least, most=self.most)
+
     def fits(self, shares: Floats) -> bool:
         """Whether shares (P,) keep every capacity, but for the rounding of a sum."""
-        return bool((self.demand @ shares <= self.capacity * (1 + 1e-9) + 1e-12).all())
+        return self.site.fits(shares)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +75,7 @@ class PlayedWorld:
 
 def load_world(folder: Path) -> PlayedWorld:
     """The world in `folder`. Raises `SettingsError` where a file is wrong, or leaves nothing to learn from or score."""
-    found = read_world_folder(folder)
-    return world_of(found, folder)
+    return world_of(read_steps(folder, read_terms(folder)), folder)
 
 
 def world_of(found: WorldFolder, folder: Path) -> PlayedWorld:

@@ -23,13 +23,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 from orcha_pipeline.allocation.programs import PIECES, Site, best_shares
+from orcha_pipeline.allocation.response import piece_slopes, piece_widths
 from orcha_pipeline.testnet.world_folder import WorldFolder, WorldTerms
 from orcha_pipeline.testnet.world_kinds import make_world
 from orcha_pipeline.testnet.worlds import WorldKind, seeded_world
 from orcha_pipeline.yardstick.bounds import clairvoyant, under_rules
-from orcha_pipeline.yardstick.linear_programs import empty_solver, linear_program, pieces, solution
-from orcha_pipeline.yardstick.policies import POLICIES, chosen_policies, play
-from orcha_pipeline.yardstick.report import NON_PREDICTIVE, report_of
+from orcha_pipeline.yardstick.linear_programs import empty_solver, linear_program, solution
+from orcha_pipeline.yardstick.policies import BASELINES, POLICIES, chosen_policies, play
+from orcha_pipeline.yardstick.report import report_of
 from orcha_pipeline.yardstick.world import PlayedWorld, load_world, world_of
 
 DAYS = 30
@@ -71,7 +72,7 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 def best_plain(report: dict[str, Any]) -> float:
     """What the best policy that does not look ahead earned, of `rules`; 0 where none was played."""
-    return max((row["of_rules"] for row in report["rows"] if row["policy"] in NON_PREDICTIVE), default=0.0)
+    return max((row["of_rules"] for row in report["rows"] if row["policy"] in BASELINES), default=0.0)
 
 
 def table_of(kind: str, reports: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
@@ -128,9 +129,8 @@ def by_highs(site: Site, worth: np.ndarray, curvature: np.ndarray) -> tuple[np.n
 
     hosts, nodes = worth.shape
     resources = site.capacity.shape[1]
-    cut = [[pieces(PIECES, float(c)) for c in row] for row in curvature]
-    gain = np.array([[worth[h, n] * cut[h][n][1] for n in range(nodes)] for h in range(hosts)]).ravel()
-    most = np.array([[cut[h][n][0] for n in range(nodes)] for h in range(hosts)]).ravel()
+    gain = (worth[..., None] * piece_slopes(PIECES, curvature)).ravel()
+    most = np.tile(piece_widths(PIECES), hosts * nodes)
     column = np.arange(len(gain)).reshape(hosts, nodes, PIECES)
     row = np.arange(hosts * resources).reshape(hosts, resources)
     own = hosts * resources + np.arange(hosts * nodes).reshape(hosts, nodes)

@@ -4,15 +4,16 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
+from orcha_pipeline.model import SLOT
 from orcha_pipeline.warehouse.connection import Warehouse
 from orcha_pipeline.warehouse.facts import insert
-from orcha_pipeline.warehouse.planning_rows import QUARTER, quarters
+from orcha_pipeline.warehouse.planning_rows import quarters
 
 START = datetime(2026, 3, 5, 12, tzinfo=UTC)
 
 
 def row(node, quarter, rate, share):
-    return {"node": node, "started_at": START + quarter * QUARTER, "usd_per_hour": rate, "share": share}
+    return {"node": node, "started_at": START + quarter * SLOT, "usd_per_hour": rate, "share": share}
 
 
 def test_they_stand_on_a_grid_without_gaps_in_the_order_asked_for(tmp_path):
@@ -33,7 +34,7 @@ def test_they_stand_on_a_grid_without_gaps_in_the_order_asked_for(tmp_path):
         )
     with warehouse.read() as connection:
         found = quarters(connection, ["b", "a"], start=START + timedelta(minutes=3), end=START + timedelta(minutes=61))
-        none = quarters(connection, ["c"], start=START, end=START + QUARTER)
+        none = quarters(connection, ["c"], start=START, end=START + SLOT)
     assert found.start == START
     unknown = np.nan
     np.testing.assert_array_equal(found.rates, [[unknown, 0.1], [0.2, unknown], [unknown] * 2, [unknown] * 2])

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from orcha_pipeline.errors import PlanError
-from orcha_pipeline.testnet.world_folder import read_world_folder
 from orcha_pipeline.testnet.world_kinds import write_world
 from orcha_pipeline.testnet.worlds import WorldKind
 from orcha_pipeline.yardstick.bounds import under_rules
 from orcha_pipeline.yardstick.orcha_policy import Learning, OrchaPolicy, SameAsYesterday
 from orcha_pipeline.yardstick.policies import BASELINES, play
 from orcha_pipeline.yardstick.simulation import Situation, simulate
-from orcha_pipeline.yardstick.world import world_of
+from orcha_pipeline.yardstick.world import load_world
 from orcha_pipeline_tests.yardstick.build import terms, world
 
 
@@ -21,7 +20,7 @@ from orcha_pipeline_tests.yardstick.build import terms, world
 def contended(tmp_path_factory):
     folder = tmp_path_factory.mktemp("worlds") / "contended"
     write_world(folder, kind=WorldKind.CONTENDED, seed=9, days=12)
-    return world_of(read_world_folder(folder), folder)
+    return load_world(folder)
 
 
 @pytest.fixture(scope="module")

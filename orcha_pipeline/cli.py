@@ -74,6 +74,56 @@ def decision(*, config: Config = None) -> None:
     print_latest(console, installation.warehouse, installation)
 
 
+DecisionsAsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/decisions.md describes it.")]
+
+
+@app.command("decisions")
+def list_decisions(
+    *,
+    host: Annotated[str | None, typer.Option(help="Of one host alone.")] = None,
+    since: Annotated[str, typer.Option(help="How far back: 90m, 24h, 7d, 2w.")] = "24h",
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many, the latest.")] = 20,
+    every: Annotated[bool, typer.Option("--all", help="Those to hold too.")] = False,
+    config: Config = None,
+    as_json: DecisionsAsJson = False,
+) -> None:
+    """List what was decided: what changed, what it was to gain, and what it gained."""
+    from orcha_pipeline.decision_view import log, log_json, log_view, span_of
+    from orcha_pipeline.installation import open_installation
+    from orcha_pipeline.nodes_json import as_text
+
+    found = log(open_installation(config), host=host, since=span_of(since), limit=limit, every=every)
+    if as_json:
+        typer.echo(as_text(log_json(found)))
+    else:
+        console.print(log_view(found, width=console.width), highlight=False)
+
+
+@app.command()
+def explain(
+    decision_id: Annotated[
+        str | None,
+        typer.Argument(metavar="[ID]", help="A decision's id, or how it begins (4 characters or more); the latest."),
+    ] = None,
+    *,
+    config: Config = None,
+    as_json: DecisionsAsJson = False,
+) -> None:
+    """Tell one decision in full: why, what it promised, how sure that was, what was done and what came of it."""
+    from orcha_pipeline.decision_view import explanation, explanation_json, story
+    from orcha_pipeline.installation import open_installation
+    from orcha_pipeline.nodes_json import as_text
+
+    installation = open_installation(config)
+    found = story(installation, decision_id)
+    if as_json:
+        typer.echo(as_text(explanation_json(found)))
+    elif found is None:
+        console.print("No decision yet. `orcha up` takes the first one.")
+    else:
+        console.print(explanation(found, protocols=installation.node_protocols()), highlight=False)
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/nodes.md describes it.")]
 
 

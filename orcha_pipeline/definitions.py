@@ -11,6 +11,7 @@ from orcha_pipeline.assets.forecast import build_forecast
 from orcha_pipeline.assets.forecast_errors import build_forecast_errors
 from orcha_pipeline.assets.ingest import build_ingest
 from orcha_pipeline.assets.models import build_models
+from orcha_pipeline.assets.outcomes import build_outcomes
 from orcha_pipeline.automation.jobs import build_jobs
 from orcha_pipeline.automation.retraining import build_retraining_sensor
 from orcha_pipeline.automation.schedules import build_schedules
@@ -33,6 +34,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
             build_forecast_errors(),
             build_anomalies(),
             *build_allocation(),
+            build_outcomes(),
             build_application(),
         ],
         asset_checks=build_checks(),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from typing import Literal
 
 HOUR = timedelta(hours=1)
 YIELD_USD = "yield_usd"
@@ -261,6 +262,8 @@ class Lever:
     settle_seconds: float = 30.0
     restarts_per_month: int | None = None
     """How often in 30 days it may be moved, where each move restarts the node. None: no such budget."""
+    safe_direction: Literal["both", "up", "down"] = "both"
+    """Where a move the other way could not be taken back, the one in which it is moved."""
     writable: bool = True
     why_not: str = ""
     risks: tuple[str, ...] = ()

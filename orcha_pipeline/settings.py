@@ -3,15 +3,20 @@
 Where the values come from (`orcha.toml`, the environment) is told and read in `settings_file`.
 """
 
-from datetime import timedelta
+import difflib
+import re
+from collections.abc import Mapping
+from datetime import datetime, time, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeGuard, get_args
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from orcha_pipeline.model import Host, Node, Resources
+from orcha_pipeline.allocation.timetable import DAYS, Bounds, Rule, Weekly, bounds_at
+from orcha_pipeline.model import RESOURCES, Host, Node, Resources
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -44,6 +49,35 @@ UsdPrice = Annotated[float, BeforeValidator(_no_truth_value), Field(gt=0, allow_
 FilePath = Annotated[Path, Field(strict=False)]
 
 
+def _clock(value: object) -> object:
+    """A time of day from text such as "18:00"; TOML's own local times pass."""
+    if isinstance(value, str) and re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?", value):
+        return time.fromisoformat(value)
+    if isinstance(value, time) and value.tzinfo is None:
+        return value
+    raise ValueError('a time of day in quotes, hours and minutes, such as "18:00"')
+
+
+def _clock_or_24(value: object) -> object:
+    return time() if value == "24:00" else _clock(value)
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        near = difflib.get_close_matches(name, available_timezones(), n=1, cutoff=0.7)
+        remedy = f'did you mean "{near[0]}"?' if near else 'such as "Europe/Berlin" or "UTC"'
+        raise ValueError(f"no time zone of the IANA database; {remedy}") from None
+    return name
+
+
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+BeginTime = Annotated[time, BeforeValidator(_clock)]
+EndTime = Annotated[time, BeforeValidator(_clock_or_24)]
+ZoneName = Annotated[str, AfterValidator(_known_zone)]
+
+
 def _host_of(url: str) -> str:
     try:
         return urlsplit(url).hostname or ""
@@ -70,12 +104,64 @@ class ResourceSettings(Section):
         return Resources(**self.model_dump())
 
 
+class LimitedResources(Section):
+    """Amounts of some of the four resources; the others are not spoken of."""
+
+    cpu_threads: Amount | None = None
+    memory_gib: Amount | None = None
+    disk_gb: Amount | None = None
+    bandwidth_mbps: Amount | None = None
+
+    @property
+    def amounts(self) -> Mapping[str, float]:
+        """Those that are given, by name."""
+        return {name: amount for name in RESOURCES if (amount := getattr(self, name)) is not None}
+
+
+class ScheduleSettings(Section):
+    """When something holds: a window of the wall clock in `timezone`, on the days that it begins."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    begin: BeginTime = Field(alias="from")
+    until: EndTime
+    """Not after `from`: that of the day after."""
+    days: Annotated[tuple[Day, ...], Field(strict=False)] = DAYS
+    timezone: ZoneName = "UTC"
+
+    @property
+    def when(self) -> Weekly:
+        """As a value that can be asked."""
+        return Weekly(self.begin, self.until, frozenset(DAYS.index(day) for day in self.days), self.timezone)
+
+
+class HostScheduleSettings(ScheduleSettings, LimitedResources):
+    """What a host has for its nodes at some times of the week, where that is less."""
+
+
+class NodeScheduleSettings(ScheduleSettings):
+    """What a node's share may be at some times of the week."""
+
+    min_share: Share | None = None
+    max_share: Share | None = None
+    pin: Share | None = None
+
+
 class HostSettings(Section):
     """A machine that carries nodes."""
 
     name: Name
     capacity: ResourceSettings
+    schedules: Annotated[tuple[HostScheduleSettings, ...], Field(strict=False)] = ()
     simulated: bool = False
+
+    def capacity_at(self, moment: datetime, hours: float = 0.0) -> Resources:
+        """The least it has for its nodes from `moment` until `hours` later, that moment too."""
+        end, least = moment + timedelta(hours=hours), self.capacity.to_model().as_dict()
+        for schedule in self.schedules:
+            if schedule.when.touches(moment, end) or schedule.when.covers(end):
+                least |= {name: min(least[name], amount) for name, amount in schedule.amounts.items()}
+        return Resources(**least)
 
     def to_model(self) -> Host:
         """As the model's noun."""
@@ -113,6 +199,13 @@ class NodeSettings(Section):
     min_share: Share = 0.05
     """Above 0, so that what the node would earn stays known: a node that has nothing teaches nothing."""
     max_share: Share = 1.0
+    pin: Share | None = None
+    """The operator's own share: the node is brought there and kept."""
+    frozen: bool = False
+    """Never changed by Orcha: it keeps whatever it has, whatever `pin` and `schedules` say."""
+    schedules: Annotated[tuple[NodeScheduleSettings, ...], Field(strict=False)] = ()
+    power_watts: Amount = 0.0
+    """What it draws at share 1.0 beyond what the idle machine draws."""
     token: SecretStr | None = None
     token_env: str | None = None
     """Name of the environment variable that holds the key or token: the safer way."""
@@ -133,6 +226,20 @@ class NodeSettings(Section):
             max_share=self.max_share,
             simulated=self.simulated,
         )
+
+    def bounds_at(self, moment: datetime) -> Bounds:
+        """Between which shares it must stay at a moment: see `timetable.bounds_at`."""
+        rules = [Rule(when=s.when, least=s.min_share, most=s.max_share, pin=s.pin) for s in self.schedules]
+        return bounds_at(moment, least=self.min_share, most=self.max_share, pin=self.pin, rules=rules)
+
+
+class LimitSettings(LimitedResources):
+    """What some nodes, of any hosts, may have together: a sum of shares, or of what they use."""
+
+    name: Name
+    nodes: Annotated[tuple[str, ...], Field(strict=False)]
+    shares: Amount | None = None
+    """Sum of their shares: 1.0 where one address or one subnet counts as one node."""
 
 
 class PriceSettings(Section):
@@ -177,17 +284,65 @@ class PriceSettings(Section):
         return all(_host_of(addresses[name]) in ("127.0.0.1", "localhost", "::1") for name in self.asked_sources)
 
 
-class PlannerSettings(Section):
-    """What a change must be worth, and how often the host may change."""
+Preset = Literal["cautious", "balanced", "bold", "strict"]
+_BALANCED: Mapping[str, float] = {
+    "min_gain_percent": 0.0,
+    "min_gain_usd_per_hour": 0.0,
+    "min_confidence": 0.7,
+    "risk_aversion": 0.0,
+    "reputation_hours": 0.5,
+    "held_risk": 0.0002,
+}
+PRESETS: Mapping[str, Mapping[str, float]] = {
+    "cautious": {
+        **_BALANCED,
+        "min_confidence": 0.85,
+        "risk_aversion": 0.5,
+        "reputation_hours": 2.0,
+        "held_risk": 0.001,
+    },
+    "balanced": _BALANCED,
+    "bold": {**_BALANCED, "min_confidence": 0.5, "reputation_hours": 0.0, "held_risk": 0.0},
+    "strict": {**_BALANCED, "min_gain_percent": 10.0, "min_gain_usd_per_hour": 0.5},
+}
+"""What a preset sets of `[planner]`, where the operator sets nothing himself."""
 
-    horizon_hours: Annotated[int, Field(ge=1, le=24)] = 24
-    min_gain_percent: Amount = 2.0
-    min_gain_usd_per_hour: Amount = 0.0
-    min_confidence: Annotated[float, Field(ge=0, le=1)] = 0.6
+
+def _is_table(value: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping)
+
+
+class PlannerSettings(Section):
+    """What a change must be worth, what it is taken to risk, and how often the host may change."""
+
+    preset: Preset = "balanced"
+    """Fills every key that `PRESETS` names and that is not given."""
+    min_gain_percent: Amount = _BALANCED["min_gain_percent"]
+    min_gain_usd_per_hour: Amount = _BALANCED["min_gain_usd_per_hour"]
+    min_confidence: Share = _BALANCED["min_confidence"]
+    risk_aversion: Share = _BALANCED["risk_aversion"]
+    """Part of what a node may earn less than expected (the mean shortfall) that is taken off its yield."""
+    reputation_hours: Amount = _BALANCED["reputation_hours"]
+    """Hours of a node's earnings that a change which restarts it, or sends a transaction, is taken to cost its
+    reputation, where its lever states risks."""
+    held_risk: Share = _BALANCED["held_risk"]
+    """Part of the amounts the network holds back that such a change is taken to put at risk."""
+    power_usd_per_kwh: Amount = 0.0
+    exploration: Annotated[float, Field(ge=0, le=0.05)] = 0.0
+    """Most part of a host's expected earnings of an hour that may be spent on a small move only made to learn how a
+    node's earnings answer; 0 is off."""
     hold_minutes: Amount = 60.0
     max_changes_per_hour: Annotated[int, Field(ge=0)] = 4
     response_curvature: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Prior of earnings = yield x share ** curvature, until a node's own history teaches better."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled(cls, given: object) -> object:
+        if not _is_table(given):
+            return given
+        preset = given.get("preset", "balanced")
+        return {**PRESETS.get(preset if isinstance(preset, str) else "", {}), **given}
 
     @property
     def hold(self) -> timedelta:
@@ -241,6 +396,7 @@ class Settings(BaseSettings):
     """When a cycle runs: a cron expression in UTC."""
     hosts: Annotated[tuple[HostSettings, ...], Field(strict=False)] = ()
     nodes: Annotated[tuple[NodeSettings, ...], Field(strict=False)] = ()
+    limits: Annotated[tuple[LimitSettings, ...], Field(strict=False)] = ()
     prices: PriceSettings = PriceSettings()
     planner: PlannerSettings = PlannerSettings()
     forecast: ForecastSettings = ForecastSettings()

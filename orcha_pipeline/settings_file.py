@@ -172,7 +172,7 @@ def _misspelt_variables(environ: Mapping[str, str], *, except_for: Iterable[str]
         if name in except_for or type_at(path) is not None:
             continue
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
-        if path[0] in ("hosts", "nodes"):
+        if path[0] in ("hosts", "nodes", "limits"):
             remedy = f"one of the {path[0]} is set in the file; all of them, as JSON, in {PREFIX}{path[0].upper()}"
         elif near:
             remedy = f"did you mean {near[0]}?"

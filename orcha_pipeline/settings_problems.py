@@ -10,14 +10,27 @@ import types
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeGuard, Union, get_args, get_origin
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from orcha_pipeline.model import RESOURCES
-from orcha_pipeline.settings import HostSettings, NodeSettings, Settings
+from orcha_pipeline.allocation.timetable import Weekly
+from orcha_pipeline.model import RESOURCES, Resources
+from orcha_pipeline.settings import (
+    HostScheduleSettings,
+    HostSettings,
+    LimitSettings,
+    NodeScheduleSettings,
+    NodeSettings,
+    ResourceSettings,
+    ScheduleSettings,
+    Settings,
+)
 from orcha_pipeline.toml_positions import KeyPath
 
 _BYTES = {
@@ -54,6 +67,9 @@ _UNITS: dict[str, tuple[str, Mapping[str, float], float]] = {
     "_days": ("days", _SECONDS, 86400.0),
     "_percent": ("per cent", {"%": 1.0, "percent": 1.0}, 1.0),
     "_share": ("parts of 1", {"%": 0.01, "percent": 0.01}, 1.0),
+    "pin": ("parts of 1", {"%": 0.01, "percent": 0.01}, 1.0),
+    "_watts": ("watts", {"w": 1.0, "watt": 1.0, "watts": 1.0, "kw": 1000.0}, 1.0),
+    "_usd_per_kwh": ("US dollars for a kilowatt-hour", {}, 1.0),
 }
 _QUANTITY = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*(\S*)\s*")
 _SECRET_WORDS = ("token", "key", "secret", "password")
@@ -78,14 +94,19 @@ def is_container(annotation: object) -> bool:
     return is_model(annotation) or get_origin(annotation) in (tuple, dict)
 
 
+def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The settings of a table, under the keys the file writes."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
 def type_at(path: Sequence[str | int]) -> Any:
     """The type of the setting at `path`, without its bounds; None where there is no such setting."""
     found: Any = Settings
     for part in path:
         if get_origin(found) in (Union, types.UnionType):
             found = next(option for option in get_args(found) if option is not types.NoneType)
-        if is_model(found) and part in found.model_fields:
-            found = found.model_fields[str(part)].annotation
+        if is_model(found) and part in keys_of(found):
+            found = keys_of(found)[str(part)].annotation
         elif get_origin(found) is tuple and isinstance(part, int):
             found = get_args(found)[0]
         elif get_origin(found) is dict and isinstance(part, str):
@@ -95,16 +116,24 @@ def type_at(path: Sequence[str | int]) -> Any:
     return found
 
 
+_REPEATED: dict[str, type[BaseModel]] = {
+    "[[hosts]]": HostSettings,
+    "[hosts.capacity]": ResourceSettings,
+    "[[hosts.schedules]]": HostScheduleSettings,
+    "[[nodes]]": NodeSettings,
+    "[nodes.demand]": ResourceSettings,
+    "[[nodes.schedules]]": NodeScheduleSettings,
+    "[[limits]]": LimitSettings,
+}
+
+
 def _homes_of(key: str) -> list[str]:
     """The tables that have a setting of this name, as the file writes them."""
     homes = ["the top of the file"] if key in Settings.model_fields else []
     for name, field in Settings.model_fields.items():
         if is_model(field.annotation) and key in field.annotation.model_fields:
             homes.append(f"[{name}]")
-    for name, model in (("hosts", HostSettings), ("nodes", NodeSettings)):
-        if key in model.model_fields:
-            homes.append(f"[[{name}]]")
-    return homes
+    return homes + [home for home, model in _REPEATED.items() if key in keys_of(model)]
 
 
 # --- one value that is wrong
@@ -174,7 +203,7 @@ def _suggested(word: str, known: Iterable[str]) -> str:
 def _unknown_key(path: KeyPath) -> str:
     key = str(path[-1])
     table = type_at(path[:-1])
-    known = list(table.model_fields) if is_model(table) else []
+    known = list(keys_of(table)) if is_model(table) else []
     homes = _homes_of(key)
     if homes and not difflib.get_close_matches(key, known, n=1, cutoff=0.7):
         return f"is not a setting here; it belongs in {' or '.join(homes)}"
@@ -228,12 +257,20 @@ def _fault(details: ErrorDetails, path: KeyPath) -> str:  # noqa: PLR0911 (a tab
     if kind == "string_pattern_mismatch" and key == "name":
         return f"is {shown}; a name has lower-case letters, digits, - and _ only, up to 63, such as {_slug(value)}"
     if kind == "tuple_type":
-        return f"is {_kind_of(value)}; each of them is a table of its own, under [[{key}]]"
+        return _list_fault(value, path)
     if kind in _TABLES:
         return f"is {_kind_of(value)}; it must be a table"
     if kind in _KINDS:
         return f"is {shown}; {_KINDS[kind]}"
     return f"is {shown}; {details['msg'].removeprefix('Value error, ')}"
+
+
+def _list_fault(value: object, path: KeyPath) -> str:
+    items = get_args(type_at(path))
+    if items and not is_model(items[0]):
+        return f"is {_shown(value, path)}; it must be a list, in square brackets"
+    table = ".".join(part for part in path if isinstance(part, str))
+    return f"is {_kind_of(value)}; each of them is a table of its own, under [[{table}]]"
 
 
 def _is_percent(value: object) -> TypeGuard[float]:
@@ -253,6 +290,7 @@ def contradictions(settings: Settings) -> list[Problem]:
     problems = [
         *_duplicates("hosts", [host.name for host in settings.hosts]),
         *_duplicates("nodes", [node.name for node in settings.nodes]),
+        *_duplicates("limits", [limit.name for limit in settings.limits]),
         *_shared_ports(settings),
         *_not_an_address(("prices", "url"), settings.prices.url, ("http", "https")),
         *_not_an_address(("prices", "coinpaprika_url"), settings.prices.coinpaprika_url, ("http", "https")),
@@ -261,6 +299,8 @@ def contradictions(settings: Settings) -> list[Problem]:
         *_no_cron(settings.cycle_cron),
     ]
     hosts = {host.name: host for host in settings.hosts}
+    for index, host in enumerate(settings.hosts):
+        problems += _host_schedules(("hosts", index), host)
     for index, node in enumerate(settings.nodes):
         path = ("nodes", index)
         problems += _node_contradictions(path, node)
@@ -269,7 +309,10 @@ def contradictions(settings: Settings) -> list[Problem]:
             problems.append(Problem((*path, "host"), f'{_dotted(path)}.host is "{node.host}", no host; {remedy}'))
         else:
             problems += _more_than_the_host(path, node, hosts[node.host])
-    problems += [problem for host in hosts.values() for problem in _minimum_shares(settings, host)]
+    for index, limit in enumerate(settings.limits):
+        problems += _limit_contradictions(("limits", index), limit, settings)
+    for host in hosts.values():
+        problems += _minimum_shares(settings, host) or _minimum_shares_of_a_week(settings, host)
     return problems
 
 
@@ -319,6 +362,9 @@ def _node_contradictions(path: KeyPath, node: NodeSettings) -> Iterator[Problem]
             f"{_dotted(path)}.min_share is {node.min_share:g}, above its max_share {node.max_share:g}; "
             "lower the one or raise the other",
         )
+    yield from _outside_its_own((*path, "pin"), node.pin, node)
+    for index, schedule in enumerate(node.schedules):
+        yield from _node_schedule((*path, "schedules", index), schedule, node)
     if node.token is not None and node.token_env is not None:
         yield Problem((*path, "token"), f"{_dotted(path)} has a token and a token_env; keep token_env, the safer one")
     if node.token_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", node.token_env):
@@ -355,21 +401,159 @@ def _more_than_the_host(path: KeyPath, node: NodeSettings, host: HostSettings) -
             )
 
 
-def _minimum_shares(settings: Settings, host: HostSettings) -> Iterator[Problem]:
-    """The least that all nodes of a host together must get has to fit it, or there is no plan at all."""
+def _outside_its_own(path: KeyPath, share: float | None, node: NodeSettings) -> Iterator[Problem]:
+    """Whether a node can be given the share at all: its levers reach from its min_share to its max_share."""
+    if share is None or node.min_share > node.max_share or node.min_share <= share <= node.max_share:
+        return
+    low = share < node.min_share
+    key, bound, remedy = ("min_share", node.min_share, "lower") if low else ("max_share", node.max_share, "raise")
+    yield Problem(
+        path,
+        f"{_dotted(path)} is {share:g}, {'below' if low else 'above'} the node's {key} {bound:g}, beyond which it is "
+        f"never taken; {remedy} that {key}, or change this",
+    )
+
+
+def _no_day(path: KeyPath, schedule: ScheduleSettings) -> Iterator[Problem]:
+    if not schedule.days:
+        yield Problem((*path, "days"), f"{_dotted(path)}.days names no day; name some, or leave it out for every day")
+
+
+def _node_schedule(path: KeyPath, schedule: NodeScheduleSettings, node: NodeSettings) -> Iterator[Problem]:
+    yield from _no_day(path, schedule)
+    if schedule.min_share is None and schedule.max_share is None and schedule.pin is None:
+        yield Problem(path, f"{_dotted(path)} changes nothing; give it a min_share, a max_share or a pin")
+    for key in ("min_share", "max_share", "pin"):
+        yield from _outside_its_own((*path, key), getattr(schedule, key), node)
+    if schedule.min_share is not None and schedule.max_share is not None and schedule.min_share > schedule.max_share:
+        yield Problem(
+            (*path, "min_share"),
+            f"{_dotted(path)}.min_share is {schedule.min_share:g}, above its max_share {schedule.max_share:g}; "
+            "lower the one or raise the other",
+        )
+
+
+def _host_schedules(path: KeyPath, host: HostSettings) -> Iterator[Problem]:
     capacity = host.capacity.to_model().as_dict()
+    for index, schedule in enumerate(host.schedules):
+        table = (*path, "schedules", index)
+        yield from _no_day(table, schedule)
+        if not schedule.amounts:
+            yield Problem(table, f"{_dotted(table)} changes nothing; give it one of {', '.join(RESOURCES)}")
+        for name, amount in schedule.amounts.items():
+            if amount > capacity[name]:
+                yield Problem(
+                    (*table, name),
+                    f"{_dotted((*table, name))} is {amount:g}, more than the host's {capacity[name]:g}; a schedule "
+                    "only takes away: lower it, or raise the host's capacity",
+                )
+
+
+def _limit_contradictions(path: KeyPath, limit: LimitSettings, settings: Settings) -> Iterator[Problem]:
+    nodes = {node.name: node for node in settings.nodes}
+    if len(limit.nodes) < 2:
+        yield Problem(
+            (*path, "nodes"),
+            f"{_dotted(path)}.nodes names {len(limit.nodes) or 'none'}; name at least 2 (for one, set its max_share)",
+        )
+    for index, name in enumerate(limit.nodes):
+        key = (*path, "nodes", index)
+        if name not in nodes:
+            remedy = _suggested(name, nodes) if nodes else "add a [[nodes]] table of that name"
+            yield Problem(key, f'{_dotted(key)} is "{name}", no node; {remedy}')
+        elif name in limit.nodes[:index]:
+            yield Problem(key, f'{_dotted(key)} is "{name}", named already; name each node once')
+    if (limit.shares is None) != (not limit.amounts):
+        limits = {"shares": limit.shares} if limit.shares is not None else limit.amounts
+        for name, most in limits.items():
+            yield from _limit_below_the_least((*path, name), most, [nodes[n] for n in limit.nodes if n in nodes])
+    else:
+        remedy = "limit the one here and the other in a table of its own" if limit.amounts else "give it one"
+        yield Problem(
+            path,
+            f"{_dotted(path)} limits {'both' if limit.amounts else 'neither'} shares "
+            f"{'and' if limit.amounts else 'nor'} an amount of {', '.join(RESOURCES)}; {remedy}",
+        )
+
+
+def _limit_below_the_least(path: KeyPath, most: float, nodes: Sequence[NodeSettings]) -> Iterator[Problem]:
+    name = str(path[-1])
+    shares = [_own_least(node) for node in nodes]
+    per_share = [1.0 if name == "shares" else node.demand.to_model().as_dict()[name] for node in nodes]
+    least = sum(share * use for share, use in zip(shares, per_share, strict=True))
+    if least > most * (1 + 1e-9):
+        yield Problem(
+            path,
+            f"{_dotted(path)} is {most:g}, less than the {least:g} that the min_share and pin of its nodes need "
+            "together; raise it, or lower some of them",
+        )
+
+
+def _own_least(node: NodeSettings) -> float:
+    return node.min_share if node.pin is None else node.pin
+
+
+def _minimum_shares(settings: Settings, host: HostSettings) -> list[Problem]:
+    """The least that all nodes of a host together must get has to fit it, or there is no plan at all."""
     nodes = [(index, node) for index, node in enumerate(settings.nodes) if node.host == host.name]
-    least = [node.demand.to_model().scaled(node.min_share) for _, node in nodes]
-    for name in RESOURCES:
-        total = sum(amount.as_dict()[name] for amount in least)
-        alone = [node.demand.to_model().as_dict()[name] > capacity[name] for _, node in nodes]
-        if total > capacity[name] * (1 + 1e-9) and not any(alone):
-            path = ("nodes", nodes[-1][0], "min_share")
-            yield Problem(
-                path,
-                f'{_dotted(path)}: the min_share of all nodes of host "{host.name}" together need {total:g} {name}, '
-                f"more than its {capacity[name]:g}; lower some of them",
+    least = [_own_least(node) for _, node in nodes]
+    problems: list[Problem] = []
+    for name, (total, has) in _lacking([node for _, node in nodes], least, host.capacity.to_model()).items():
+        alone = [node.demand.to_model().as_dict()[name] > has for _, node in nodes]
+        if not any(alone):
+            index, node = nodes[-1]
+            path = ("nodes", index, "min_share" if node.pin is None else "pin")
+            which = "min_share" if all(node.pin is None for _, node in nodes) else "min_share or pin"
+            problems.append(
+                Problem(
+                    path,
+                    f'{_dotted(path)}: the {which} of all nodes of host "{host.name}" together need {total:g} {name}, '
+                    f"more than its {has:g}; lower some of them",
+                )
             )
+    return problems
+
+
+def _minimum_shares_of_a_week(settings: Settings, host: HostSettings) -> list[Problem]:
+    """The same at all times of the week: the first time at which it does not fit."""
+    nodes = [(index, node) for index, node in enumerate(settings.nodes) if node.host == host.name]
+    windows = [schedule.when for _, node in nodes for schedule in node.schedules]
+    windows += [schedule.when for schedule in host.schedules]
+    paths: list[KeyPath] = [("nodes", index, "schedules") for index, node in nodes if node.schedules]
+    if not paths and host.schedules:
+        paths = [("hosts", settings.hosts.index(host), "schedules")]
+    for moment in sorted({moment for window in windows for moment in _turns(window)}):
+        least = [node.bounds_at(moment).least for _, node in nodes]
+        for name, (total, has) in _lacking([node for _, node in nodes], least, host.capacity_at(moment)).items():
+            path = paths[-1]
+            return [
+                Problem(
+                    path,
+                    f'{_dotted(path)}: on a {moment:%A at %H:%M} UTC all nodes of host "{host.name}" together need '
+                    f"{total:g} {name}, more than the {has:g} it has then; lower a min_share or pin, or give it more",
+                )
+            ]
+    return []
+
+
+def _lacking(
+    nodes: Sequence[NodeSettings], shares: Sequence[float], capacity: Resources
+) -> dict[str, tuple[float, float]]:
+    """Each resource of which nodes use more at these shares than there is: what they use, what there is."""
+    used = [node.demand.to_model().scaled(share).as_dict() for node, share in zip(nodes, shares, strict=True)]
+    totals = {name: sum(amounts[name] for amounts in used) for name in RESOURCES}
+    return {name: (totals[name], has) for name, has in capacity.as_dict().items() if totals[name] > has * (1 + 1e-9)}
+
+
+def _turns(window: Weekly) -> Iterator[datetime]:
+    """When it begins and ends in a week of winter and one of summer: what clocks say in other zones differs."""
+    zone = ZoneInfo(window.zone)
+    for monday in (date(2026, 1, 5), date(2026, 7, 6)):
+        for day in window.days:
+            begins = monday + timedelta(days=day)
+            ends = begins + timedelta(days=window.end <= window.start)
+            yield datetime.combine(begins, window.start, zone).astimezone(UTC)
+            yield datetime.combine(ends, window.end, zone).astimezone(UTC)
 
 
 def option_problems(settings: Settings, option_types: Mapping[str, type[BaseModel]]) -> list[Problem]:

@@ -1,7 +1,7 @@
 import json
 import socket
 import stat
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -13,7 +13,19 @@ from orcha_pipeline.warehouse.connection import Warehouse
 def test_help_lists_every_command(orcha):
     code, out, _ = orcha("--help")
     assert code == 0
-    for command in ("up", "init", "decision", "nodes", "prices", "testnet", "models", "forecast", "backtest"):
+    for command in (
+        "up",
+        "init",
+        "decision",
+        "decisions",
+        "explain",
+        "nodes",
+        "prices",
+        "testnet",
+        "models",
+        "forecast",
+        "backtest",
+    ):
         assert f" {command} " in out
 
 
@@ -72,6 +84,108 @@ def test_the_last_decision_is_shown_and_on_the_testnet_marked_as_simulated(orcha
     assert code == 0
     assert "testnet (simulated): HOLD" in out
     assert "Holds: there is no plan." in out
+
+
+# --- decisions
+
+
+def a_decision(decision_id, *, minutes=0, host="testnet", verdict=Verdict.REALLOCATE):
+    return decisions.DecisionRow(
+        decision_id=decision_id,
+        host=host,
+        decided_at=datetime(2026, 3, 1, 12, 5, tzinfo=UTC) + timedelta(minutes=minutes),
+        verdict=verdict,
+        gain_usd_per_hour=0.01,
+        gain_percent=None,
+        switching_cost_usd=0.0,
+        confidence=None,
+        gates=(),
+        reason=f"Reason of {decision_id}.",
+        dagster_run_id="run",
+        allocations=(),
+        hours=8.0,
+        shadow_prices={"cpu_threads": 0.5},
+    )
+
+
+@pytest.fixture
+def recorded(tmp_path, monkeypatch):
+    """Three decisions of a testnet that does not run."""
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("ORCHA_TESTNET__PORT", str(taken.getsockname()[1]))
+        warehouse = Warehouse(tmp_path / ".orcha" / "warehouse.duckdb")
+        warehouse.migrate()
+        with warehouse.write() as connection:
+            decisions.record_decision(connection, a_decision("abcd-1"))
+            decisions.record_decision(connection, a_decision("abcd-2", minutes=15, verdict=Verdict.HOLD))
+            decisions.record_decision(connection, a_decision("gone-3", minutes=-60, host="attic"))
+        yield
+
+
+def test_decisions_are_listed_without_a_running_testnet(orcha, recorded):
+    code, out, err = orcha("decisions")
+    assert (code, err) == (0, "")
+    assert "testnet (simulated): decisions to reallocate since 2026-02-28 12:20 UTC" in out
+    assert "abcd-1" in out
+    assert "abcd-2" not in out
+    assert "1 decision to hold is not shown: --all shows them." in out
+    assert "abcd-2" in orcha("decisions", "--all")[1]
+    assert "abcd-1" not in orcha("decisions", "--all", "--limit", "1")[1]
+    assert "abcd-1" not in orcha("decisions", "--since", "10m")[1]
+    assert "gone-3" in orcha("decisions", "--host", "attic")[1]
+
+
+def test_json_of_the_decisions_stands_alone_on_the_output(orcha, recorded):
+    code, out, err = orcha("decisions", "--all", "--json")
+    told = json.loads(out)
+    assert (code, err) == (0, "")
+    assert (told["version"], told["reallocations"], told["holds"]) == (1, 1, 1)
+    assert [one["decision_id"] for one in told["decisions"]] == ["abcd-2", "abcd-1"]
+    first = told["decisions"][0]
+    assert (first["decided_at"], first["verdict"], first["simulated"]) == ("2026-03-01T12:20:00Z", "hold", True)
+    assert (first["gain_percent"], first["application"], first["outcome"]) == (None, None, None)
+    assert first["shadow_prices"] == {"cpu_threads": 0.5}
+    assert told["last_30_days"]["wrong_share"] is None
+
+
+def test_a_decision_is_explained_by_the_beginning_of_its_id_the_latest_without_one(orcha, recorded):
+    assert "Reason of abcd-2." in orcha("explain")[1]
+    assert "Reason of abcd-1." in orcha("explain", "abcd-1")[1]
+    code, out, err = orcha("explain", "gone")
+    assert (code, err) == (0, "")
+    assert "attic: REALLOCATE" in out
+    told = json.loads(orcha("explain", "gone", "--json")[1])["decision"]
+    assert (told["decision_id"], told["simulated"], told["steps"]) == ("gone-3", False, [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["explain", "abc"], "'abc' is too short: give at least the first 4 characters"),
+        (["explain", "abcd"], "More than one decision begins with 'abcd': abcd-2 (testnet, 2026-03-01 12:20), abcd-1"),
+        (["explain", "zzzz"], "There is no decision whose id begins with 'zzzz'. `orcha decisions --all"),
+        (["decisions", "--since", "ever"], "--since takes a number with m, h, d or w behind it"),
+        (["decisions", "--host", "testnt"], "There is no host 'testnt'; did you mean testnet?"),
+        (["decisions", "--host", "zz"], "There is no host 'zz'; known are: attic, testnet."),
+    ],
+)
+def test_a_mistake_is_met_with_the_remedy(orcha, recorded, arguments, told):
+    code, out, err = orcha(*arguments)
+    assert (code, out) == (1, "")
+    assert told in err
+
+
+@pytest.mark.parametrize("command", ["decisions", "explain"])
+def test_without_a_warehouse_or_a_decision_they_say_so(orcha, tmp_path, command):
+    code, out, err = orcha(command)
+    assert (code, out) == (1, "")
+    assert "There is no warehouse at" in err
+    Warehouse(tmp_path / ".orcha" / "warehouse.duckdb").migrate()
+    code, out, _ = orcha(command)
+    assert code == 0
+    assert "none" in out or "No decision yet" in out
+    assert json.loads(orcha(command, "--json")[1])["version"] == 1
 
 
 @pytest.mark.parametrize("command", [["decision"], ["up", "--once"]])

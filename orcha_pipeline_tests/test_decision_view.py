@@ -1,11 +1,29 @@
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from rich.console import Console
 
-from orcha_pipeline.decision_view import decision_table
-from orcha_pipeline.model import ApplicationStatus, Gate, Verdict
-from orcha_pipeline.warehouse.decisions import ApplicationRow, DecidedAllocation, DecisionRow
+from orcha_pipeline.decision_view import (
+    DecisionLog,
+    Story,
+    decision_table,
+    explanation,
+    log_view,
+    response_in_words,
+    shadow_price_in_words,
+    span_of,
+)
+from orcha_pipeline.errors import OrchaError
+from orcha_pipeline.model import HOUR, ApplicationStatus, Gate, Verdict
+from orcha_pipeline.warehouse.decisions import (
+    ApplicationRow,
+    DecidedAllocation,
+    DecisionRow,
+    OutcomeRow,
+    StepRow,
+    SwitchingRecord,
+)
 
 
 def line(**changes):
@@ -111,3 +129,264 @@ def test_every_gate_is_marked_passed_or_not():
     text = shown(line(), gates=tuple(gates))
     assert "✓ hold: because" in text
     assert "✗ gain: because" in text
+
+
+# --- one decision in full
+
+AT = datetime(2026, 3, 1, 12, 5, tzinfo=UTC)
+LEARNT = {
+    "yield_p10": 0.1,
+    "yield_p90": 0.15,
+    "curvature": 0.84,
+    "curvature_deviation": 0.04,
+    "changes_seen": 12,
+    "share_seen_least": 0.2,
+    "share_seen_most": 0.6,
+}
+DECISION = DecisionRow(
+    decision_id="5f1c9a3e-0000",
+    host="box",
+    decided_at=AT,
+    verdict=Verdict.REALLOCATE,
+    gain_usd_per_hour=0.01,
+    gain_percent=8.0,
+    switching_cost_usd=0.002,
+    confidence=0.93,
+    gates=(Gate(name="gain", value=0.01, threshold=0.0, passed=True, explanation="it pays"),),
+    reason="Moves golem-1.",
+    dagster_run_id="run",
+    allocations=(line(**LEARNT),),
+    hours=8.0,
+    gain_p10=-0.02,
+    gain_p90=0.15,
+    roi=40.0,
+    binding=("bandwidth_mbps",),
+    shadow_prices={"bandwidth_mbps": 0.012},
+    runner_up="Moves storj-1 alone.",
+    runner_up_usd_per_hour=0.008,
+    preset="balanced",
+)
+APPLIED = ApplicationRow(
+    application_id="a-1",
+    decision_id="5f1c9a3e-0000",
+    started_at=AT,
+    ended_at=AT,
+    status=ApplicationStatus.APPLIED,
+    reason="Applied and read back.",
+    dagster_run_id="run",
+)
+STEP = StepRow(
+    application_id="a-1",
+    step=1,
+    kind="apply",
+    node="golem-1",
+    lever="cpu_threads",
+    previous=4.0,
+    requested=8.0,
+    read_back=8.0,
+    status="done",
+    error="",
+    started_at=AT,
+    ended_at=AT,
+)
+OUTCOME = OutcomeRow(
+    decision_id="5f1c9a3e-0000",
+    host="box",
+    applied_at=AT,
+    measured_at=AT + 8 * HOUR,
+    hours=8.0,
+    promised_usd=0.08,
+    promised_p10=-0.02,
+    promised_p90=0.15,
+    earned_usd=1.2,
+    unchanged_usd=1.1,
+    gained_usd=0.1,
+    wrong=False,
+    note="",
+)
+STORY = Story(decision=DECISION, application=APPLIED, steps=(STEP,), outcome=OUTCOME, simulated=False)
+
+
+def printed(what):
+    console = Console(width=300, color_system=None)
+    with console.capture() as capture:
+        console.print(what, highlight=False)
+    return "\n".join(text.rstrip() for text in capture.get().splitlines())
+
+
+def explained(**changes):
+    decision = replace(DECISION, **changes.pop("decision", {}))
+    return printed(explanation(replace(STORY, decision=decision, **changes), protocols={"golem-1": "golem"}))
+
+
+def test_everything_is_told_from_the_promise_to_the_outcome():
+    text = explained()
+    for part in (
+        "box: REALLOCATE · 2026-03-01 12:05 UTC",
+        "decision 5f1c9a3e-0000, preset balanced",
+        "+0.01 USD/h (+8.0 % of what is earned now) over 8 h, in all +0.08 USD",
+        "four times in five between -0.02 USD and +0.15 USD",
+        "It pays with 93% probability.",
+        "The change costs 0.002 USD; the gain is 40 times that (ROI).",
+        "✓ gain: it pays (value 0.01, threshold 0)",
+        "golem-1 (golem): share 25.0% → 50.0%, cpu_threads 4 → 8",
+        "yield 0.123 USD/h at full share, four times in five between 0.1 and 0.15",
+        "bandwidth: 100 Mbps more would earn 1.20 USD a month",
+        "Moves storj-1 alone. (+0.008 USD/h)",
+        "Application applied: Applied and read back.",
+        "1. 12:05:00 apply golem-1 cpu_threads 4 → 8, read back 8: done",
+        "It paid: over 8 h it gained +0.1 USD where +0.08 USD (-0.02 USD to +0.15 USD) was promised.",
+        "1.2 USD was earned; the old shares would have earned 1.1 USD.",
+        "That lies inside the interval.",
+    ):
+        assert part in text
+    assert "simulated" not in text
+    assert "box (simulated): " in explained(simulated=True)
+
+
+def test_a_hold_tells_what_was_advised_and_that_nothing_was_done():
+    text = explained(decision={"verdict": Verdict.HOLD}, application=None, steps=(), outcome=None)
+    assert "advice: cpu_threads 4 → 8" in text
+    assert "It was not carried out" in text
+    assert "Nothing was changed." in text
+
+
+def test_without_a_plan_there_is_no_promise_and_no_node():
+    nothing = {"gain_usd_per_hour": None, "confidence": None, "switching_cost_usd": None, "roi": None, "hours": None}
+    text = explained(
+        decision={"verdict": Verdict.HOLD, "allocations": (), **nothing}, application=None, steps=(), outcome=None
+    )
+    assert "there is no plan" in text
+    assert "Nodes" not in text
+    assert "runner-up" not in text
+
+
+def test_a_plan_that_changes_nothing_promises_nothing():
+    assert "the plan leaves everything as it is" in explained(decision={"allocations": (line(value_planned=4.0),)})
+
+
+def test_what_an_earlier_version_did_not_keep_is_said_not_to_be_on_record():
+    old = {"hours": None, "gain_p10": None, "gain_p90": None, "roi": None, "binding": (), "shadow_prices": {}}
+    old |= {"runner_up": None, "runner_up_usd_per_hour": None, "preset": None, "allocations": (line(),)}
+    text = explained(decision=old, outcome=None)
+    assert text.count("not on record: an earlier version of Orcha decided this") == 4
+    assert "None" not in text
+
+
+def test_where_nothing_is_short_and_nothing_else_was_worth_it_this_is_said():
+    text = explained(decision={"binding": (), "shadow_prices": {"disk_gb": 0.0}, "runner_up": ""})
+    assert "Nothing: more of any resource would earn no more." in text
+    assert "None: no other plan" in text
+    text = explained(decision={"shadow_prices": {"uplink": 2.0}})
+    assert "bandwidth: used up, yet more would earn no more" in text
+    assert "the shared limit uplink: one unit more would earn 2.00 USD a month" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"gained_usd": -0.1, "wrong": True}, "It was a wrong switch: over 8 h it gained -0.1 USD"),
+        ({"gained_usd": -0.1, "wrong": True}, "That lies outside the interval."),
+        (
+            {"gained_usd": None, "wrong": None, "note": "golem-1: 9 of 9"},
+            "Over 8 h it is unknown what it gained; +0.08",
+        ),
+        ({"note": "cut short"}, "Note: cut short."),
+    ],
+)
+def test_the_outcome_is_told_as_it_is(changes, told):
+    assert told in explained(outcome=replace(OUTCOME, **changes))
+
+
+def test_before_the_hours_are_over_it_tells_when_they_are():
+    assert "measured when its hours are over, at 2026-03-01 20:05 UTC" in explained(outcome=None)
+    text = explained(outcome=None, application=replace(APPLIED, status=ApplicationStatus.ROLLED_BACK))
+    assert "measured" not in text
+
+
+def test_a_failed_step_is_told_with_its_error():
+    failed = replace(STEP, status="failed", read_back=None, error="HTTP 500\x1b[2J")
+    assert "read back unknown: failed (HTTP 500 [2J)" in explained(steps=(failed,))
+
+
+# --- words
+
+
+def test_how_a_response_is_known_is_told_honestly():
+    told = response_in_words(line(**LEARNT))
+    assert told.startswith("earns with share ^ 0.84: learnt from 12 changes between shares 0.20 and 0.60: 0.84 ± 0.04")
+    assert told.endswith("beyond them it would be extrapolated")
+    assert "the planned 0.90 lies beyond what was seen" in response_in_words(line(**LEARNT | {"share_planned": 0.9}))
+    assert "learnt from 1 change between" in response_in_words(line(**LEARNT | {"changes_seen": 1}))
+    assumed = response_in_words(line(**LEARNT | {"changes_seen": 0, "share_seen_least": None}))
+    assert "assumed (0.84 ± 0.04)" in assumed
+    assert "learnt" not in assumed
+
+
+@pytest.mark.parametrize(
+    ("resource", "usd", "told"),
+    [
+        ("bandwidth_mbps", 0.012, "100 Mbps more would earn 1.20 USD a month"),
+        ("bandwidth_mbps", 0.12, "10 Mbps more would earn 1.20 USD a month"),
+        ("cpu_threads", 0.3, "1 CPU thread more would earn 0.30 USD a month"),
+        ("disk_gb", 0.002, "1,000 GB of disk more would earn 2.00 USD a month"),
+        ("memory_gib", 0.00001, "10 GiB of memory more would earn 0.0001 USD a month"),
+        ("uplink", 3.0, "one unit more would earn 3.00 USD a month"),
+    ],
+)
+def test_a_shadow_price_is_told_for_an_amount_that_one_might_buy(resource, usd, told):
+    assert shadow_price_in_words(resource, usd) == told
+
+
+def test_a_stretch_of_time_is_read_as_a_person_writes_it():
+    assert span_of("90m") == timedelta(minutes=90)
+    assert (span_of(" 24 H "), span_of("7d"), span_of("2w")) == (24 * HOUR, timedelta(days=7), timedelta(days=14))
+    for wrong in ("", "24", "h", "0h", "-1h", "1.5h", "1y", "99999h", "yesterday"):
+        with pytest.raises(OrchaError, match="as in 24h or 7d"):
+            span_of(wrong)
+
+
+# --- the list
+
+
+def listed(*stories, width=200, **changes):
+    known = {
+        "stories": stories,
+        "hosts": ("box",),
+        "since": AT,
+        "until": AT + 24 * HOUR,
+        "every": False,
+        "changed": len(stories),
+        "held": 0,
+        "record": SwitchingRecord(10, 2, 0.1, 1.0, 0.8),
+    }
+    return printed(log_view(DecisionLog(**(known | changes)), width=width))
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_decision_is_listed_with_its_promise_and_outcome(width):
+    text = listed(STORY, width=width)
+    for part in ("03-01 12:05", "5f1c9a3e", "box", "reallocate", "golem-1 25.0% → 50.0%", "93%", "applied"):
+        assert part in text
+    assert "+0.01 (-0.0025 to +0.0187)" in text
+    assert "+0.1 of +0.08 USD" in text
+    assert "Wrong switches of the last 30 days: 1 of 10 measured (10%); +0.8 USD gained of +1 USD promised." in text
+    assert "Of 2 more it is unknown." in text
+    assert "due 03-01 20:05" in listed(replace(STORY, outcome=None), width=width)
+    assert "not applied yet" in listed(replace(STORY, outcome=None, application=None), width=width)
+    unknown = replace(OUTCOME, gained_usd=None, wrong=None)
+    assert "unknown" in listed(replace(STORY, outcome=unknown), width=width)
+    assert "box (simulated)" in listed(replace(STORY, simulated=True), width=width)
+
+
+def test_what_is_left_out_of_the_list_is_told():
+    text = listed(STORY, changed=9, held=70)
+    assert "8 earlier ones are left out: --limit 9" in text
+    assert "70 decisions to hold are not shown: --all shows them." in text
+    assert "left out" not in listed(STORY, held=0, every=True)
+
+
+def test_an_empty_list_says_so():
+    text = listed(record=SwitchingRecord(0, 0, None, 0.0, 0.0))
+    assert "none" in text
+    assert "No change of the last 30 days has been measured yet." in text

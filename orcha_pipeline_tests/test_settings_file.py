@@ -10,6 +10,7 @@ from orcha_pipeline.errors import SettingsError
 from orcha_pipeline.protocols.registry import adapter_type, protocol_names
 from orcha_pipeline.settings import NodeSettings, Section, Settings
 from orcha_pipeline.settings_file import load_settings, write_example
+from orcha_pipeline.settings_problems import keys_of
 
 HOST = """
 [[hosts]]
@@ -156,7 +157,9 @@ def test_broken_toml_is_told_with_line_and_column(text, expected):
         ("[forecast]\nhold_minutes = 3", "2:1: forecast.hold_minutes is not a setting here; it belongs in [planner]"),
         ("max_share = 1", "1:1: max_share is not a setting here; it belongs in [[nodes]]"),
         ("[planer]\n", '1:2: planer is not a setting; did you mean "planner"?'),
-        ("planner.zzz = 3", "1:9: planner.zzz is not a setting; known are: hold_minutes, horizon_hours, "),
+        ("planner.zzz = 3", "1:9: planner.zzz is not a setting; known are: exploration, held_risk, hold_minutes, "),
+        ("[planner]\npreset = 'bald'", 'planner.preset is "bald"; did you mean "bold"?'),
+        ("[planner]\npreset = 3", "planner.preset is 3; known are: balanced, bold, cautious, strict"),
         ("[forecast]\nseed = '7'", '2:1: forecast.seed is "7"; seed is a number, without quotes: 7'),
         ("[forecast]\nseed = 7.5", "2:1: forecast.seed is 7.5; it must be a whole number"),
         ("[forecast]\nseed = true", "2:1: forecast.seed is true; seed is a number"),
@@ -165,7 +168,11 @@ def test_broken_toml_is_told_with_line_and_column(text, expected):
         ("[planner]\nhold_minutes = 1979-05-27", "is a date or time; hold_minutes is a number of minutes"),
         ("[planner]\nmin_gain_percent = '2 %'", '"2 %"; min_gain_percent is a number of per cent: 2'),
         ("[planner]\nmin_confidence = 60", "is 60; it must be at most 1, a part of 1: 0.6"),
-        ("[planner]\nhorizon_hours = 48", "planner.horizon_hours is 48; it must be at most 24"),
+        ("[planner]\nhorizon_hours = 24", "2:1: planner.horizon_hours is not a setting; "),
+        ("[planner]\nexploration = 5", "planner.exploration is 5; it must be at most 0.05"),
+        ("[planner]\nheld_risk = 1.5", "planner.held_risk is 1.5; it must be at most 1"),
+        ("[planner]\npower_usd_per_kwh = '30 ct'", "power_usd_per_kwh is a number of US dollars for a kilowatt-hour"),
+        ("[forecast]\ncandidates = 'lstm'", 'candidates is "lstm"; it must be a list, in square brackets'),
         ("[planner]\nhold_minutes = -1", "planner.hold_minutes is -1; it must be at least 0"),
         ("[planner]\nhold_minutes = inf", "planner.hold_minutes is inf; it must be a finite number"),
         ("planner = 3", "1:1: planner is a number; it must be a table"),
@@ -256,6 +263,154 @@ def test_minimum_shares_that_no_plan_can_meet_are_told():
     load(HOST + half + half.replace("storj-1", "storj-2").replace("0.6", "0.5"))
 
 
+def test_a_pin_counts_with_the_minimum_shares():
+    pinned = NODE.replace("demand", "pin = 0.6\ndemand")
+    (problem,) = problems(HOST + pinned + pinned.replace("storj-1", "storj-2"))
+    assert 'nodes[1].pin: the min_share or pin of all nodes of host "attic" together need 4200 disk_gb' in problem
+
+
+# --- schedules and limits
+
+
+EVENINGS = """
+[[hosts.schedules]]
+from = "18:00"
+until = "23:00"
+timezone = "Europe/Berlin"
+bandwidth_mbps = 125
+"""
+NIGHTS = """
+[[nodes.schedules]]
+from = "23:00"
+until = "06:00"
+days = ["sat", "sun"]
+max_share = 0.5
+"""
+LIMIT = """
+[[limits]]
+name = "one-address"
+nodes = ["storj-1", "storj-2"]
+shares = 1.0
+"""
+TWO = NODE + NODE.replace("storj-1", "storj-2")
+
+
+def test_schedules_and_limits_are_read():
+    settings = load(HOST + EVENINGS + NODE + NIGHTS + NODE.replace("storj-1", "storj-2") + LIMIT)
+    assert settings.hosts[0].schedules[0].amounts == {"bandwidth_mbps": 125}
+    assert str(settings.hosts[0].schedules[0].when) == "18:00 to 23:00 (Europe/Berlin)"
+    assert str(settings.nodes[0].schedules[0].when) == "sat, sun 23:00 to 06:00 (UTC)"
+    assert settings.nodes[0].schedules[0].max_share == 0.5
+    assert settings.nodes[1].schedules == ()
+    assert (settings.limits[0].nodes, settings.limits[0].shares) == (("storj-1", "storj-2"), 1.0)
+
+
+def test_limits_can_be_given_as_json_and_times_as_toml_has_them():
+    limit = {"name": "uplink", "nodes": ["storj-1", "storj-2"], "bandwidth_mbps": 120}
+    nights = NIGHTS.replace('"23:00"', "23:00:00").replace('"06:00"', '"24:00"')
+    settings = load(HOST + TWO + nights, {"ORCHA_LIMITS": json.dumps([limit])})
+    assert settings.limits[0].amounts == {"bandwidth_mbps": 120}
+    assert str(settings.nodes[1].schedules[0].when) == "sat, sun 23:00 to 00:00 (UTC)"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (('"18:00"', '"6 pm"'),
+         'orcha.toml:7:1: hosts[0].schedules[0].from is "6 pm"; a time of day in quotes, hours and minutes, such as "'),
+        (('"18:00"', '"24:00"'), 'from is "24:00"; a time of day in quotes'),
+        (('"18:00"', "18"), "from is 18; a time of day in quotes"),
+        (('from = "18:00"\n', ""), "orcha.toml:6:9: hosts[0].schedules[0].from is missing; add from = ..."),
+        (("until =", 'frm = "x"\nuntil ='), 'hosts[0].schedules[0].frm is not a setting; did you mean "from"?'),
+        (("until =", 'begin = "18:00"\nuntil ='), "hosts[0].schedules[0].begin is not a setting; known are: "),
+        (("Europe/Berlin", "Europe/Berln"),
+         'timezone is "Europe/Berln"; no time zone of the IANA database; did you mean "Europe/Berlin"?'),
+        (("Europe/Berlin", "../etc"), 'no time zone of the IANA database; such as "Europe/Berlin" or "UTC"'),
+        (("Europe/Berlin", "Europe"), "no time zone of the IANA database"),
+        (("bandwidth_mbps = 125", ""),
+         "orcha.toml:6:9: hosts[0].schedules[0] changes nothing; give it one of cpu_threads, memory_gib, disk_gb, "),
+        (("bandwidth_mbps = 125", "bandwidth_mbps = 300"),
+         "orcha.toml:10:1: hosts[0].schedules[0].bandwidth_mbps is 300, more than the host's 250; "),
+        (("bandwidth_mbps = 125", "bandwidth_mbps = '1 Gbit'"),
+         "bandwidth_mbps is a number of megabits per second: 1000"),
+        (("bandwidth_mbps = 125", "max_share = 0.5"),
+         "hosts[0].schedules[0].max_share is not a setting here; it belongs in [[nodes]] or [[nodes.schedules]]"),
+        (("[[hosts.schedules]]", "[hosts.schedules]"),
+         "hosts[0].schedules is a table; each of them is a table of its own, under [[hosts.schedules]]"),
+        (("bandwidth_mbps = 125", "days = []\nbandwidth_mbps = 125"),
+         "hosts[0].schedules[0].days names no day; name some, or leave it out for every day"),
+        (("bandwidth_mbps = 125", "days = 'mon'\nbandwidth_mbps = 125"),
+         'hosts[0].schedules[0].days is "mon"; it must be a list, in square brackets'),
+        (("bandwidth_mbps = 125", "days = ['monday']\nbandwidth_mbps = 125"),
+         'hosts[0].schedules[0].days[0] is "monday"; known are: fri, mon,'),
+    ],
+)  # fmt: skip
+def test_a_hosts_schedule_that_cannot_be_used_is_told(change, expected):
+    changed = (HOST + EVENINGS + NODE).replace(*change)
+    assert changed != HOST + EVENINGS + NODE
+    (problem,) = problems(changed)
+    assert expected in problem
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("max_share = 0.5", ""), "nodes[0].schedules[0] changes nothing; give it a min_share, a max_share or a pin"),
+        (("max_share = 0.5", "max_share = 0"),
+         "nodes[0].schedules[0].max_share is 0, below the node's min_share 0.05, beyond which it is never taken; low"),
+        (("max_share = 0.5", "max_share = 0.3\nmin_share = 0.4"),
+         "nodes[0].schedules[0].min_share is 0.4, above its max_share 0.3; lower the one or raise the other"),
+        (("max_share = 0.5", "pin = '40 %'"), "pin is a number of parts of 1: 0.4"),
+        (("demand", "pin = 0.9\nmax_share = 0.8\ndemand"),
+         "orcha.toml:11:1: nodes[0].pin is 0.9, above the node's max_share 0.8, beyond which it is never taken; "),
+        (("demand", "pin = 0.01\ndemand"), "nodes[0].pin is 0.01, below the node's min_share 0.05, "),
+        (("demand", "power_watts = '1 kW'\ndemand"), "power_watts is a number of watts: 1000"),
+        (("demand", "frozen = 1\ndemand"), "nodes[0].frozen is 1; it must be true or false, without quotes"),
+    ],
+)  # fmt: skip
+def test_a_nodes_pin_or_schedule_that_cannot_be_used_is_told(change, expected):
+    (problem,) = problems(HOST + (NODE + NIGHTS).replace(*change))
+    assert expected in problem
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (('"storj-2"]', '"storj-3"]'), 'orcha.toml:22:21: limits[0].nodes[1] is "storj-3", no node; did you mean "st'),
+        (('"storj-2"]', '"storj-1"]'), 'limits[0].nodes[1] is "storj-1", named already; name each node once'),
+        ((', "storj-2"]', "]"), "limits[0].nodes names 1; name at least 2 (for one, "),
+        (("shares = 1.0", ""), "limits[0] limits neither shares nor an amount of cpu_threads, memory_gib, disk_gb, "),
+        (("shares = 1.0", "shares = 1\ndisk_gb = 4000"), "limits[0] limits both shares and an amount of cpu_threads, "),
+        (("shares = 1.0", "shares = 0.05"),
+         "limits[0].shares is 0.05, less than the 0.1 that the min_share and pin of its nodes need together; "),
+        (("shares = 1.0", "disk_gb = 300"), "limits[0].disk_gb is 300, less than the 350 that the min_share and pin "),
+        (("one-address", "One address"), 'up to 63, such as "one-address"'),
+        (("shares = 1.0", f"shares = 1.0\n{LIMIT}"), 'limits[1].name is "one-address", taken already; give it another'),
+        (("shares = 1.0", "share = 1.0"), 'limits[0].share is not a setting; did you mean "shares"?'),
+    ],
+)  # fmt: skip
+def test_a_limit_that_cannot_be_used_is_told(change, expected):
+    (problem,) = problems(HOST + TWO + LIMIT.replace(*change))
+    assert expected in problem
+
+
+def test_a_limit_without_any_node_is_told_what_to_add():
+    assert [line.partition("; ")[2] for line in problems(LIMIT)] == ["add a [[nodes]] table of that name"] * 2
+
+
+def test_minimum_shares_that_fit_but_for_some_hours_of_the_week_are_told_with_their_time():
+    evenings = EVENINGS.replace("bandwidth_mbps = 125", 'days = ["fri"]\nbandwidth_mbps = 9')
+    (problem,) = problems(HOST + evenings + TWO)
+    assert problem.endswith(
+        'hosts[0].schedules: on a Friday at 17:00 UTC all nodes of host "attic" together need 10 bandwidth_mbps, more '
+        "than the 9 it has then; lower a min_share or pin, or give it more"
+    )
+    nights = NIGHTS.replace("max_share = 0.5", "min_share = 0.6")
+    (problem,) = problems(HOST + NODE + nights + NODE.replace("storj-1", "storj-2") + nights)
+    assert 'nodes[1].schedules: on a Saturday at 23:00 UTC all nodes of host "attic" together need 4200 disk' in problem
+    load(HOST + NODE + nights + NODE.replace("storj-1", "storj-2") + nights.replace("sat", "mon").replace("sun", "tue"))
+
+
 def test_a_port_given_twice_is_told_at_both_places():
     assert problems("[services]\nmlflow_port = 8414") == [
         "orcha.toml: testnet.port is 8414, as is services.mlflow_port; give each its own port",
@@ -282,6 +437,7 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_file():
         ("ORCHA_PLANNER_HOLD_MINUTES", "3", "there is no such setting; did you mean ORCHA_PLANNER__HOLD_MINUTES?"),
         ("ORCHA_ABC__DEF", "3", "there is no such setting; docs/configuration.md lists those there are"),
         ("ORCHA_NODES__0__URL", "x", "one of the nodes is set in the file; all of them, as JSON, in ORCHA_NODES"),
+        ("ORCHA_LIMITS__0__SHARES", "1", "one of the limits is set in the file; all of them, as JSON, in ORCHA_LIMITS"),
         ("ORCHA_PLANNER", "{", "this is not JSON at character 2; a table or list is given as JSON"),
         ("ORCHA_PLANNER", '{"hold": 3}', 'planner.hold is not a setting; '),
         ("ORCHA_NODES", "[{}]", "nodes[0].name is missing"),
@@ -376,6 +532,14 @@ def test_options_are_checked_by_their_protocol(change, expected):
 # --- the example
 
 
+def all_keys() -> set[str]:
+    """Every key that the file may have, outside of the nodes' options."""
+    models: list[type[BaseModel]] = [Settings, Section]
+    for model in models:  # grows as it goes
+        models += model.__subclasses__()
+    return {key for model in models for key in keys_of(model)}
+
+
 OPTION_TYPES = {name: adapter_type(name).options_type for name in protocol_names()}
 
 
@@ -404,15 +568,9 @@ def test_the_example_loads_with_everything_in_use_and_shows_every_default(tmp_pa
 
 
 def test_the_example_shows_every_setting_of_the_file_but_secrets_and_marks():
-    def keys(model: type[BaseModel]) -> set[str]:
-        found = set(model.model_fields)
-        for inner in Section.__subclasses__():
-            found |= set(inner.model_fields)
-        return found
-
     text = (Path(__file__).parents[1] / "orcha_pipeline" / "orcha.example.toml").read_text()
-    shown = {key for key in keys(Settings) if re.search(rf"(?m)\b{key}\b(?: =|\]|\.)", text)}
-    assert keys(Settings) - shown == {"token", "api_key", "simulated"}
+    shown = {key for key in all_keys() if re.search(rf"(?m)\b{key}\b(?: =|\]|\.)", text)}
+    assert all_keys() - shown == {"token", "api_key", "simulated"}
 
 
 @pytest.mark.parametrize("protocol", OPTION_TYPES)
@@ -443,11 +601,7 @@ def test_an_example_that_cannot_be_written_is_told(tmp_path):
 # --- the documentation
 
 
-def documented_keys() -> list[str]:
-    return sorted({name for model in (Settings, *Section.__subclasses__()) for name in model.model_fields})
-
-
-@pytest.mark.parametrize("key", documented_keys())
+@pytest.mark.parametrize("key", sorted(all_keys()))
 def test_every_setting_is_documented(key):
     text = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert re.search(rf"`{key}`|`\[+{key}\]+`", text)

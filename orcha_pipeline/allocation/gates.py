@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from orcha_pipeline.allocation.plan import NodePlan, Plan, probability_above
+from orcha_pipeline.allocation.plan import NodePlan, Plan, SharedUse
 from orcha_pipeline.allocation.reasons import number
 from orcha_pipeline.model import Gate, HealthState, Lever, Verdict
 from orcha_pipeline.settings import PlannerSettings
@@ -66,14 +66,15 @@ def decide(
     None where there is none. Gates that speak of changed nodes are left out where the plan changes none.
     """
     moved = plan.moved
-    confidence = probability_above(plan.hold_gain_usd, plan.switching_cost_usd) if moved else None
+    confidence = plan.confidence if moved else None
     gates = [_changes_gate(moved)]
     if moved:
         gates += [
             _gain_percent_gate(plan, settings.min_gain_percent),
             _gain_gate(plan, settings.min_gain_usd_per_hour),
-            _confidence_gate(plan, confidence, settings.min_confidence),
+            _confidence_gate(plan, settings.min_confidence),
         ]
+    gates += [_shared_gate(use) for use in plan.shared if moved]
     gates += [_rate_gate(now, changes, settings.max_changes_per_hour), _hold_gate(now, changes, settings.hold)]
     gates += [gate for line in moved if (gate := _cooldown_gate(line, now, last_changed))]
     gates += [
@@ -142,6 +143,11 @@ BUDGET_MONTH = timedelta(days=30)
 """What a lever's `restarts_per_month` counts over."""
 
 
+def cooldown_left(now: datetime, last_changed: datetime, lever: Lever) -> timedelta:
+    """How long a lever rests yet after a change."""
+    return _left(now, last_changed, lever.cooldown)
+
+
 def freeze_reason(
     *,
     now: datetime,
@@ -179,8 +185,8 @@ def _changes_gate(moved: Sequence[NodePlan]) -> Gate:
 
 def _gain_percent_gate(plan: Plan, threshold: float) -> Gate:
     gain = plan.gain_percent
-    hold = _span(timedelta(hours=plan.hold_hours))
-    passed, why = bool(plan.forced), f"; it need not pay, for {plan.forced}" if plan.forced else ""
+    hold = _span(timedelta(hours=plan.promise_hours))
+    passed, why = _need_not_pay(plan)
     if gain is None:
         enough = plan.gain_usd_per_hour > 0
         text = f"nothing is earned today, so that any gain counts; over {hold} it is {_usd(plan.gain_usd_per_hour)}/h"
@@ -192,30 +198,47 @@ def _gain_percent_gate(plan: Plan, threshold: float) -> Gate:
 
 def _gain_gate(plan: Plan, threshold: float) -> Gate:
     gain = plan.gain_usd_per_hour
-    why = f"; it need not pay, for {plan.forced}" if plan.forced else ""
-    text = f"the gain over {_span(timedelta(hours=plan.hold_hours))}, net of restarts, is {_usd(gain)}/h"
+    passed, why = _need_not_pay(plan)
+    text = f"the gain over {_span(timedelta(hours=plan.promise_hours))}, net of restarts, is {_usd(gain)}/h"
     return Gate(
         name="gain_usd_per_hour",
         value=gain,
         threshold=threshold,
-        passed=bool(plan.forced) or (gain > 0 and gain >= threshold),
+        passed=passed or (gain > 0 and gain >= threshold),
         explanation=f"{text}; {'at least' if threshold else 'more than'} {_usd(threshold)}/h is asked{why}",
     )
 
 
-def _confidence_gate(plan: Plan, confidence: float | None, threshold: float) -> Gate:
-    """Probability that the gain exceeds the cost of the restarts, from the forecast's quantiles.
-
-    The errors are two-piece normal, independent between nodes and the same in all hours of a node.
-    """
-    why = f"; it need not pay, for {plan.forced}" if plan.forced else ""
+def _confidence_gate(plan: Plan, threshold: float) -> Gate:
+    """Probability that the gain exceeds what the change costs, by the errors that the forecast makes."""
+    passed, why = _need_not_pay(plan)
+    confidence = plan.confidence
     return Gate(
         name="confidence",
         value=confidence,
         threshold=threshold,
-        passed=bool(plan.forced) or (confidence is not None and confidence >= threshold),
+        passed=passed or (confidence is not None and confidence >= threshold),
         explanation=f"by the forecast's own errors the change pays with {_percent(confidence)} probability; "
         f"{_percent(threshold)} are asked{why}",
+    )
+
+
+def _need_not_pay(plan: Plan) -> tuple[bool, str]:
+    """Whether the gates that ask for a gain let a plan pass in any case, and why."""
+    reason = plan.forced or plan.explores
+    return bool(reason), f"; it need not pay, for {reason}" if reason else ""
+
+
+def _shared_gate(use: SharedUse) -> Gate:
+    """Other hosts may not have made room yet: this one takes no more than they leave."""
+    total = use.others + use.planned
+    return Gate(
+        name=f"limit:{use.name}",
+        value=total,
+        threshold=use.limit,
+        passed=total <= use.limit * (1 + 1e-6) or use.planned <= use.now * (1 + 1e-6),
+        explanation=f"with what the other hosts take now, {number(total)} of the {number(use.limit)} that {use.name} "
+        "allows would be taken",
     )
 
 
@@ -319,10 +342,11 @@ def _told(plan: Plan, gates: Sequence[Gate], confidence: float | None) -> str:
     )
     percent = "" if plan.gain_percent is None else f" ({plan.gain_percent:+.1f} %)"
     promise = (
-        f"{_usd(plan.gain_usd_per_hour)}/h{percent} over {_span(timedelta(hours=plan.hold_hours))} after "
+        f"{_usd(plan.gain_usd_per_hour)}/h{percent} over {_span(timedelta(hours=plan.promise_hours))} after "
         f"{_usd(plan.switching_cost_usd)} of restarts, {_percent(confidence)} likely to pay"
     )
     must = f" It must change: {plan.forced}." if plan.forced else ""
+    must += f" {plan.explores[0].upper()}{plan.explores[1:]}." if plan.explores else ""
     return f"Moves {moves}: {promise}.{must}"
 
 

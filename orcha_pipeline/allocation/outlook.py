@@ -17,6 +17,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from orcha_pipeline.allocation.simulated_yields import simulated_yields
 
@@ -54,6 +55,10 @@ MOST_SMEARED = 2.0
 BANK_EVERY = 8
 BANK = 25 * DAY
 """Past errors are kept from one in so many steps of the last so many."""
+LIKELY = 100
+"""Scenarios from which is told how sure something is."""
+_IRRATIONAL = 1.2207440846057596
+"""Powers of its inverse fill a space evenly (Roberts' sequence for many dimensions)."""
 HALF = 0.5
 OUTAGES_ASSUMED = 0.25
 DAYS_ASSUMED = 2.0
@@ -83,11 +88,26 @@ class Outlook:
     """What is expected of P nodes in each of K periods: `mean` (K, P) and M equally likely `scenarios` (M, K, P).
 
     USD an hour at full share, hours without pay counted as 0; NaN for a node of which nothing is known. The scenarios'
-    mean is `mean`.
+    mean is `mean`. `likely` (L, K, P) are scenarios too, many of them, to tell from how sure something is.
     """
 
     mean: Floats
     scenarios: Floats
+    likely: Floats
+
+    def worth(self, hours: float) -> Floats:
+        """(P,) USD that a full share is expected to earn in the coming hours, at most a day."""
+        return _in_hours(hours) @ self.mean
+
+    def likely_worth(self, hours: float) -> Floats:
+        """(L, P) The same in each of the likely scenarios."""
+        return np.einsum("k,lkp->lp", _in_hours(hours), self.likely)
+
+
+def _in_hours(hours: float) -> Floats:
+    """(K,) Hours of each period that lie within the coming ones."""
+    edges = EDGES / STEPS_AN_HOUR
+    return np.clip(hours - edges[:-1], 0.0, np.diff(edges))
 
 
 class _Logs:
@@ -109,21 +129,27 @@ class _Logs:
         return len(self.values)
 
     def mean(self, first: Steps, end: Steps) -> Floats:
-        """(n, P) means of the steps [first, end), cut to what there is."""
+        """(..., P) means of the steps [first, end), (...,) each, cut to what there is."""
         first, end = np.clip(first, 0, len(self)), np.clip(end, 0, len(self))
-        return (self._sums[end] - self._sums[first]) / np.maximum(end - first, 1)[:, None]
+        return (self._sums[end] - self._sums[first]) / np.maximum(end - first, 1)[..., None]
 
-    def usual(self, at: Steps, first: int, end: int) -> Floats:
-        """(n, P) How far the stretch [at + first, at + end) stood from its day's mean in the week before `at`."""
-        total = np.zeros((len(at), self.values.shape[1]))
-        days = np.zeros(len(at))
+    def usual(self, at: Steps, first: Steps, end: Steps) -> Floats:
+        """(n, K, P) How far each stretch [at + first, at + end) stood from its day's mean in the week before `at`.
+
+        `at` is (n,), `first` and `end` are (K,).
+        """
+        total = np.zeros((len(at), len(first), self.values.shape[1]))
+        days = np.zeros((len(at), len(first)))
         for day in range(1, 8):
-            there = at - day * DAY + min(first, 0) >= 0
-            then = at - day * DAY
+            then = (at - day * DAY)[:, None]
+            there = then + np.minimum(first, 0) >= 0
             off = self.mean(then + first, then + end) - self.mean(then, then + DAY)
-            total += np.where(there[:, None], off, 0.0)
+            total += np.where(there[..., None], off, 0.0)
             days += there
-        return total / np.maximum(days, 1)[:, None]
+        return total / np.maximum(days, 1)[..., None]
+
+
+_BEGINS, _ENDS = EDGES[:-1], EDGES[1:]
 
 
 def _features(logs: _Logs, at: Steps) -> tuple[Floats, Floats]:
@@ -131,26 +157,32 @@ def _features(logs: _Logs, at: Steps) -> tuple[Floats, Floats]:
     base = logs.mean(at - BASE, at)
     last = logs.values[at - 1]
     jump = last - logs.mean(at - 24, at - 2)
-    standing = [
-        last - base,
-        *(logs.mean(at - span, at) - base for span in SPANS),
-        logs.usual(at, -STEPS_AN_HOUR, 0),
-        np.maximum(jump - JUMP, 0.0),
-        np.minimum(jump + JUMP, 0.0),
-        logs.mean(at - 2, at) - logs.mean(at - 8, at - 2),
-        last - logs.values[at - 2],
+    spans = np.array(SPANS)
+    standing = np.concatenate(
+        [
+            (last - base)[:, None],
+            logs.mean(at[:, None] - spans, at[:, None]) - base[:, None],
+            logs.usual(at, np.array([-STEPS_AN_HOUR]), np.array([0])),
+            np.maximum(jump - JUMP, 0.0)[:, None],
+            np.minimum(jump + JUMP, 0.0)[:, None],
+            (logs.mean(at - 2, at) - logs.mean(at - 8, at - 2))[:, None],
+            (last - logs.values[at - 2])[:, None],
+        ],
+        axis=1,
+    )  # (n, features, P): the same for every period
+    then = at[:, None] + _BEGINS
+    a_week_ago = logs.mean(then - WEEK, at[:, None] + _ENDS - WEEK) - logs.mean(at - WEEK, at - WEEK + DAY)[:, None]
+    coming = [
+        logs.usual(at, _BEGINS, _ENDS),
+        logs.mean(then - DAY, at[:, None] + _ENDS - DAY) - logs.mean(at - DAY, at)[:, None],
+        np.where((then >= WEEK)[..., None], a_week_ago, 0.0),
+        np.ones((len(at), len(_BEGINS), base.shape[1])),
     ]
-    rows: list[Floats] = []
-    for first, end in zip(EDGES[:-1].tolist(), EDGES[1:].tolist(), strict=True):
-        a_week_ago = logs.mean(at + first - WEEK, at + end - WEEK) - logs.mean(at - WEEK, at - WEEK + DAY)
-        then = [
-            logs.usual(at, first, end),
-            logs.mean(at + first - DAY, at + end - DAY) - logs.mean(at - DAY, at),
-            np.where((at + first >= WEEK)[:, None], a_week_ago, 0.0),
-            np.ones_like(base),
-        ]
-        rows.append(np.stack([*standing, *then], axis=-1))
-    return np.stack(rows, axis=2), base
+    same = np.broadcast_to(
+        standing.transpose(0, 2, 1)[:, :, None, :],
+        (len(at), base.shape[1], len(_BEGINS), standing.shape[1]),
+    )
+    return np.concatenate([same, np.stack(coming, axis=-1).transpose(0, 2, 1, 3)], axis=-1), base
 
 
 def _came(history: YieldHistory, at: Steps) -> Floats:
@@ -199,9 +231,13 @@ class Lines:
             middle = (1 - trust) * middle + trust * np.log(np.where(there, later, 1.0))
         middle = np.clip(middle, -FARTHEST, FARTHEST)
         mean = np.where(logs.ever, np.exp(middle) * self.smearing.T * self._paying(history.paying[-1]), np.nan)
-        chosen = np.linspace(0, len(self.errors) - 1, scenarios).round().astype(np.int64)
-        drawn = np.exp(np.clip(middle + self.errors[chosen], -FARTHEST, FARTHEST)) * self.paid[chosen]
-        return Outlook(mean, drawn * (mean / np.maximum(drawn.mean(axis=0), np.exp(-2 * FARTHEST))))
+
+        def drawn(count: int) -> Floats:
+            chosen = np.linspace(0, len(self.errors) - 1, count).round().astype(np.int64)
+            found = np.exp(np.clip(middle + self.errors[chosen], -FARTHEST, FARTHEST)) * self.paid[chosen]
+            return found * (mean / np.maximum(found.mean(axis=0), np.exp(-2 * FARTHEST)))
+
+        return Outlook(mean, drawn(scenarios), drawn(LIKELY))
 
     def _paying(self, paying: Flags) -> Floats:
         """(K, P) The part of each period in which a node will pay, given whether it does now."""
@@ -210,6 +246,40 @@ class Lines:
         fading = np.clip(1 - self.fails - self.recovers, 0.0, 1.0) ** steps
         part = lasting + (paying - lasting) * fading
         return np.add.reduceat(part, EDGES[:-1], axis=0) / np.array(PERIODS)[:, None]
+
+
+def cautious(outlook: Outlook, aversion: float) -> Outlook:
+    """The same, with `aversion` times what a node earns less than expected, on average, taken off what it earns."""
+    if not aversion:
+        return outlook
+    short = np.maximum(outlook.mean - outlook.likely, 0.0).mean(axis=0)
+    mean = outlook.mean - aversion * short
+    with np.errstate(divide="ignore", invalid="ignore"):
+        part = np.where(outlook.mean > 0, mean / outlook.mean, 1.0)
+    return Outlook(mean, outlook.scenarios * part, outlook.likely * part)
+
+
+def outlook_of_quantiles(p10: Floats, p50: Floats, p90: Floats) -> Outlook:
+    """From quantiles (K, P) alone, NaN where unknown: two-piece normal errors, a node's the same in all periods.
+
+    Errors of different nodes are independent. The middle counts as the mean, and is the only scenario.
+    """
+    nodes = p50.shape[1]
+    ranks = (np.arange(1, LIKELY + 1)[:, None] * _IRRATIONAL ** -np.arange(1.0, nodes + 1)) % 1.0
+    normal = norm.ppf(np.clip(ranks, 0.5 / LIKELY, 1 - 0.5 / LIKELY))[:, None, :]  # (L, 1, P)
+    spread = np.where(normal < 0, p50 - p10, p90 - p50) / norm.ppf(0.9)
+    errors = normal * spread
+    return Outlook(p50, p50[None], p50 + errors - errors.mean(axis=0))
+
+
+def merged(outlook: Outlook, others: Outlook, which: Flags) -> Outlook:
+    """`outlook`, but `others` for the nodes (P,) of which `which` is True."""
+    scenarios = np.broadcast_to(others.mean, outlook.scenarios.shape)
+    return Outlook(
+        np.where(which, others.mean, outlook.mean),
+        np.where(which, scenarios, outlook.scenarios),
+        np.where(which, others.likely, outlook.likely),
+    )
 
 
 def learn(history: YieldHistory) -> Lines | None:

@@ -1,73 +1,62 @@
 """What a plan is: each node's share now and planned, what it promises in USD, and how sure that is. Values only."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from math import sqrt
-from statistics import NormalDist
 
-from orcha_pipeline.allocation.response import response
+import numpy as np
+from numpy.typing import NDArray
+
+from orcha_pipeline.allocation.response_learning import LearntResponse
 from orcha_pipeline.model import RESOURCES, Allocation, Host, Lever, Node, Resources
 
 MIN_MOVE = 0.01
 """A share that moves by less is not changed: what it could earn drowns in the error of any reading."""
-_Z90 = NormalDist().inv_cdf(0.9)
 
 
 @dataclass(frozen=True, slots=True)
 class Quantiles:
-    """An uncertain amount in USD, or a rate in USD per hour: one chance in ten to lie below p10 or above p90."""
+    """An uncertain amount in USD, or a rate in USD per hour: one chance in ten to lie below p10 or above p90.
+
+    `p50` is what is expected.
+    """
 
     p10: float
     p50: float
     p90: float
 
 
-def weighted_sum(terms: list[tuple[float, Quantiles]]) -> Quantiles:
-    """Quantiles of a sum of weighted independent amounts.
-
-    Each amount is taken as two-piece normal, its spread below and above the median given by p10 and p90; spreads of
-    different amounts add as squares, a negative weight turns an amount over. This is exact for normal amounts and an
-    approximation for skewed ones.
-    """
-    middle = sum(weight * amount.p50 for weight, amount in terms)
-    below = above = 0.0
-    for weight, amount in terms:
-        low, high = amount.p50 - amount.p10, amount.p90 - amount.p50
-        if weight < 0:
-            low, high = high, low
-        below += (weight * low) ** 2
-        above += (weight * high) ** 2
-    return Quantiles(middle - sqrt(below), middle, middle + sqrt(above))
-
-
-def probability_above(amount: Quantiles, threshold: float) -> float:
-    """Probability that a two-piece normal `amount` exceeds `threshold`; a certain amount gives 0 or 1."""
-    distance = amount.p50 - threshold
-    spread = (amount.p50 - amount.p10 if distance > 0 else amount.p90 - amount.p50) / _Z90
-    if spread <= 0:
-        return 1.0 if distance > 0 else 0.0
-    return NormalDist().cdf(distance / spread)
+def quantiles_of(samples: NDArray[np.float64]) -> Quantiles:
+    """Of equally likely amounts (L,); the middle is their mean, which is what is expected."""
+    p10, p90 = np.quantile(samples, [0.1, 0.9])
+    return Quantiles(float(p10), float(samples.mean()), float(p90))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodePlan:
     """One node's line of a plan. Shares and values are None where unknown; unknown shares never change.
 
-    `yield_usd` is the mean over the horizon and `hold_yield_usd` over the hold, both USD per hour at full share.
+    `yield_usd` is the mean over the horizon and `near_yield_usd` over the time of the promise, both USD per hour at
+    full share.
     """
 
     node: Node
     lever: Lever | None
-    curvature: float
+    response: LearntResponse
     share_now: float | None
     share_planned: float | None
     value_now: float | None
     value_planned: float | None
     yield_usd: Quantiles | None
-    hold_yield_usd: Quantiles | None
+    near_yield_usd: Quantiles | None
     switching_cost_usd: float
     """What moving this node costs, 0 where it does not move."""
     reason: str
+
+    @property
+    def curvature(self) -> float:
+        """Of the node's response."""
+        return self.response.curvature
 
     @property
     def moves(self) -> bool:
@@ -87,41 +76,71 @@ class NodePlan:
         """The share that counts against the host's capacity under the plan."""
         return self.node.max_share if self.share_planned is None else self.share_planned
 
-    @property
-    def response_change(self) -> float:
-        """How much more of its full-share yield the node earns under the plan than today."""
-        if self.share_now is None or self.share_planned is None:
-            return 0.0
-        return response(self.share_planned, self.curvature) - response(self.share_now, self.curvature)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedUse:
+    """A limit that nodes of several hosts have in common: what this host's take of it, now and as planned.
+
+    `others` is what the nodes of other hosts take of it now.
+    """
+
+    name: str
+    limit: float
+    now: float
+    planned: float
+    others: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A proposed allocation of all nodes of a host, with what it promises against what is there today.
 
-    Earnings are expected USD over the horizon, of the nodes whose share and forecast are known. The gain is over the
-    hold, net of the switching cost: USD per hour, and percent of what today's allocation earns in that time (None
-    where this is nothing).
+    Earnings are USD over the horizon if the shares stayed, of the nodes whose share and forecast are known. The gain is
+    what the change brings in `promise_hours`, net of the switching cost: in USD with its interval, in USD per hour, and
+    in percent of what today's allocation earns in that time (None where this is nothing).
     """
 
     host: Host
     issued_at: datetime
     horizon_hours: int
-    hold_hours: float
+    promise_hours: float
+    """The hold, or for as long as the change must stay or is meant to."""
     nodes: tuple[NodePlan, ...]
     earnings_now_usd: Quantiles
     earnings_planned_usd: Quantiles
-    gain_usd_per_hour: float
+    gain_usd: Quantiles
     gain_percent: float | None
+    confidence: float | None
+    """The probability that the change pays, by the forecast's own errors; None where nothing moves."""
     switching_cost_usd: float
     solver_objective_usd: float
-    """Horizon earnings less switching cost before the levers' steps are kept: what the solver found."""
+    """What the solver found over `promise_hours`, less switching cost, before the levers' steps are kept."""
     binding: tuple[str, ...]
-    """Resources of which more would have been used."""
+    """Resources, and limits shared with other hosts, of which more would have been used."""
+    shadow_prices: Mapping[str, float]
+    """USD a month that one more unit of each of them would earn: a resource, or a shared limit."""
+    runner_up: str
+    """What else would have been best."""
+    runner_up_usd_per_hour: float | None
+    """Its gain, told as the plan's is."""
     forced: str
     """Why today's allocation cannot stay (over capacity, out of bounds), whatever a change earns; else empty."""
+    explores: str
+    """What is to be learnt by a change that need not pay; else empty."""
+    shared: tuple[SharedUse, ...]
+    """The limits shared with other hosts, and how this plan stands to them."""
     solver: str
     solve_seconds: float
+
+    @property
+    def gain_usd_per_hour(self) -> float:
+        """What is expected of the change, an hour."""
+        return self.gain_usd.p50 / self.promise_hours
+
+    @property
+    def roi(self) -> float | None:
+        """Gain over cost; None where the change costs nothing."""
+        return self.gain_usd.p50 / self.switching_cost_usd if self.switching_cost_usd > 0 else None
 
     @property
     def moved(self) -> tuple[NodePlan, ...]:
@@ -170,20 +189,6 @@ class Plan:
     def use_planned(self) -> Resources:
         """What all nodes together would take of the host."""
         return total_use([(line.node.demand, line.counted_planned) for line in self.nodes])
-
-    @property
-    def hold_gain_usd(self) -> Quantiles:
-        """Gain over the hold before the switching cost, and how sure it is.
-
-        The errors of different nodes are taken as independent, those of one node's hours as one.
-        """
-        return weighted_sum(
-            [
-                (self.hold_hours * line.response_change, line.hold_yield_usd)
-                for line in self.moved
-                if line.hold_yield_usd is not None
-            ]
-        )
 
 
 def total_use(parts: list[tuple[Resources, float]]) -> Resources:

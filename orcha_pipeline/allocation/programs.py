@@ -30,6 +30,7 @@ Floats = NDArray[np.float64]
 PIECES = 8
 SOLVER = "HiGHS"
 _OPTIONS = {"threads": 1, "time_limit": 10.0}
+_ROUNDING = 1e-6
 _WIDTHS: Floats = piece_widths(PIECES)
 
 
@@ -61,14 +62,19 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """Shares (B, N), what they earn in all blocks together in USD, and what a unit more of each resource would add.
+    """Shares (B, N), what they earn in each block (B,) in USD, and what a unit more of each resource would add.
 
     `prices` (B, R) are USD a block and unit of capacity.
     """
 
     shares: Floats
-    usd: float
+    by_block: Floats
     prices: Floats
+
+    @property
+    def usd(self) -> float:
+        """What they earn in all blocks together."""
+        return float(self.by_block.sum())
 
 
 def best_shares(
@@ -78,34 +84,46 @@ def best_shares(
     *,
     kept: Floats,
     tied: tuple[int, ...] = (),
+    charge: Floats | None = None,
     shared: Sequence[Shared] = (),
 ) -> Best:
     """Shares that earn most, where a full share of each node is worth `worth` (B, N) USD in each block.
 
     `curvature` is (N,), or (B, N) for nodes that are not tied. `kept` (B, N) holds the share of a node that must stay
-    as it is in a block, NaN where it is free; a tied node has one share for all blocks in which it is free. Raises
-    `PlanError` where nothing fits, or the solver fails.
+    as it is in a block, NaN where it is free; a tied node has one share for all blocks in which it is free. A full
+    share costs `charge` (B, N) USD, a part of it that part. Raises `PlanError` where nothing fits, or the solver
+    fails.
     """
     blocks, nodes = worth.shape
     resources = site.capacity.shape[-1]
     free = np.isnan(kept)
     power = np.broadcast_to(curvature, worth.shape)
     slopes = piece_slopes(PIECES, power)  # (B, N, PIECES)
-    scale = float(np.abs(worth).max()) or 1.0
-    unit = np.maximum(np.broadcast_to(site.capacity, (blocks, resources)), 1e-9)
+    paid = np.zeros_like(worth) if charge is None else charge
+    scale = float(max(np.abs(worth).max(), np.abs(paid).max())) or 1.0
+    unit = np.broadcast_to(np.maximum(np.maximum(site.capacity, site.demand.max(axis=-1)), 1e-9), (blocks, resources))
     demand = np.broadcast_to(site.demand, (blocks, resources, nodes)) / unit[:, :, None]
     least, most = (np.broadcast_to(bound, worth.shape) for bound in (site.least, site.most))
     single = [node for node in range(nodes) if node not in tied]
     used = (demand * np.where(free, 0.0, kept)[:, None, :]).sum(axis=2)
-    values: dict[str, Any] = {"room": np.maximum(site.capacity / unit - used, 0.0)}
+    left = site.capacity / unit - used
+    if left.min() < -_ROUNDING:
+        raise PlanError("what must stay as it is exceeds a capacity. The present allocation stays")
+    values: dict[str, Any] = {"room": np.maximum(left, 0.0)}
     for place, node in enumerate(single):
         values[f"use_{place}"] = demand[:, :, node]
-        values[f"gain_{place}"] = _gain((worth[:, node] * free[:, node])[:, None] / scale, slopes[:, node])
+        values[f"gain_{place}"] = (
+            _gain((worth[:, node] * free[:, node])[:, None] / scale, slopes[:, node])
+            - (paid[:, node] * free[:, node])[:, None] / scale
+        )
         values[f"least_{place}"] = np.where(free[:, node], least[:, node], 0.0)
         values[f"most_{place}"] = np.where(free[:, node], most[:, node], 0.0)
     for place, node in enumerate(tied):
         values[f"tied_use_{place}"] = demand[:, :, node] * free[:, node, None]
-        values[f"tied_gain_{place}"] = _gain((worth[:, node] @ free[:, node]) / scale, slopes[0, node])
+        values[f"tied_gain_{place}"] = (
+            _gain((worth[:, node] @ free[:, node]) / scale, slopes[0, node])
+            - float(paid[:, node] @ free[:, node]) / scale
+        )
         values[f"tied_least_{place}"], values[f"tied_most_{place}"] = least[:, node].max(), most[:, node].min()
     for each, limit in enumerate(shared):
         part = limit.use / max(limit.limit, 1e-9)
@@ -126,7 +144,7 @@ def best_shares(
             shares[:, node] = np.where(free[:, node], _value(program.tied[place]).sum(), kept[:, node])
         prices = np.maximum(np.asarray(program.within.dual_value), 0.0) * scale / unit
     shares = np.clip(shares, np.where(free, least, shares), np.where(free, most, shares))
-    return Best(shares, float((worth * shares**power).sum()), prices)
+    return Best(shares, (worth * shares**power - paid * shares).sum(axis=1), prices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +230,7 @@ def _solve(problem: cp.Problem) -> None:
     from cvxpy.error import SolverError
 
     try:
-        problem.solve(solver=cp.HIGHS, highs_options=_OPTIONS.copy())
+        problem.solve(solver=cp.HIGHS, warm_start=False, highs_options=_OPTIONS.copy())
     except SolverError as failure:
         raise PlanError(f"{SOLVER} failed: {failure}. The present allocation stays") from failure
     if problem.status != cp.OPTIMAL:

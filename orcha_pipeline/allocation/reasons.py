@@ -30,7 +30,9 @@ def explain_move(line: NodePlan, moved: Sequence[NodePlan], host: Host, binding:
     Told in the scarcest resource the node uses: the first binding one, else the one it takes the largest part of.
     """
     resource = _main_resource(line, host, binding)
-    earns = f"{line.node.name} earns {number(line.yield_usd.p50 if line.yield_usd else 0.0)} USD/h at full share"
+    earns = (
+        f"{line.node.name} earns {number(line.near_yield_usd.p50 if line.near_yield_usd else 0.0)} USD/h at full share"
+    )
     rank = _rank(line, moved, resource)
     change = _move(line, resource)
     partners = [other for other in moved if _move(other, resource) * change < 0]
@@ -63,9 +65,9 @@ def _move(line: NodePlan, resource: str) -> float:
 def _rank(line: NodePlan, moved: Sequence[NodePlan], resource: str) -> str:
     """How the node's yield a unit of `resource` ranks among the moved ones: words for the first and the last."""
     density = {
-        other.node.name: other.yield_usd.p50 / other.node.demand.as_dict()[resource]
+        other.node.name: other.near_yield_usd.p50 / other.node.demand.as_dict()[resource]
         for other in moved
-        if other.yield_usd is not None and other.node.demand.as_dict()[resource] > 0
+        if other.near_yield_usd is not None and other.node.demand.as_dict()[resource] > 0
     }
     mine = density.get(line.node.name)
     if mine is None or len(density) < 2:

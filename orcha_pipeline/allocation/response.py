@@ -4,9 +4,6 @@ Pure arithmetic. The curvature is a prior (`planner.response_curvature`) until a
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +13,6 @@ Floats = NDArray[np.float64]
 PIECES = 12
 """Straight pieces between share 0 and 1: at curvature 0.7 and more they lie less than 0.01 of a full share's
 earnings below the curve near share 0, and less than 0.003 from share 0.05 on."""
-_NO_WIDTH = 1e-12
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One straight piece of a response: `width` of share from `start`, earning `slope` of the yield per share."""
-
-    start: float
-    width: float
-    slope: float
 
 
 def response(share: float, curvature: float) -> float:
@@ -36,43 +23,18 @@ def response(share: float, curvature: float) -> float:
     return share**curvature
 
 
-def marginal(share: float, curvature: float) -> float:
-    """Slope of the response at `share`: what the next bit of share earns, as a fraction of the yield.
+def grid_points(low: Floats, high: Floats, through: Floats) -> Floats:
+    """(N, PIECES + 3) Ascending shares from `low` to `high`, (N,) each, where the straight pieces of a node meet.
 
-    Infinite at share 0 when the curvature is below 1: the first bit of a node is worth most.
+    They lie at (k / PIECES) ** 1.5, denser near 0 where the response bends most, and at the share `through`, where the
+    pieces are then exact. Those outside the range are moved to its ends, so that a program keeps its shape. Raises
+    `ValueError` for a range upside down.
     """
-    _check_curvature(curvature)
-    if not (math.isfinite(share) and share >= 0):
-        raise ValueError(f"a share is a finite number from 0, not {share}")
-    if curvature == 1:
-        return 1.0
-    return math.inf if share == 0 else curvature * share ** (curvature - 1)
-
-
-def breakpoints(minimum: float, maximum: float, *, count: int = PIECES, through: Sequence[float] = ()) -> list[float]:
-    """Ascending shares from `minimum` to `maximum` where the straight pieces meet.
-
-    They lie at (k/count) ** 1.5, denser near 0 where the response bends most, and at each share of `through` (where
-    the pieces are then exact). Always `count + 2 + len(through)` values, those outside the range moved to its ends,
-    so that a parametrised problem keeps its shape.
-    """
-    if not (0 <= minimum <= maximum and math.isfinite(maximum)):
-        raise ValueError(f"not a range of shares: {minimum} .. {maximum}")
-    scale = max(1.0, maximum)
-    grid = [scale * (k / count) ** 1.5 for k in range(count + 1)]
-    return sorted(min(maximum, max(minimum, point)) for point in (*grid, maximum, *through))
-
-
-def pieces(points: Sequence[float], curvature: float) -> list[Piece]:
-    """The straight pieces between neighbouring `points`. Their slopes never rise, so a maximiser fills them in order.
-
-    A piece of no width has slope 0.
-    """
-    values = [response(point, curvature) for point in points]
-    return [
-        Piece(start, stop - start, (after - before) / (stop - start) if stop - start > _NO_WIDTH else 0.0)
-        for (start, stop), (before, after) in zip(pairwise(points), pairwise(values), strict=True)
-    ]
+    if not ((low >= 0).all() and (low <= high).all() and np.isfinite(high).all()):
+        raise ValueError(f"not a range of shares: {low} .. {high}")
+    grid = np.maximum(1.0, high)[:, None] * _piece_ends(PIECES)
+    points = np.concatenate([grid, high[:, None], through[:, None]], axis=1)
+    return np.sort(np.clip(points, low[:, None], high[:, None]), axis=1)
 
 
 def piece_widths(count: int) -> Floats:

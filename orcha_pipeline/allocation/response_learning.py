@@ -31,11 +31,17 @@ _MAD = 1.4826
 
 @dataclass(frozen=True, slots=True)
 class LearntResponse:
-    """A node's curvature and how sure it is (a standard deviation), from `changes` of its share."""
+    """A node's curvature and how sure it is (a standard deviation), from `changes` of its share.
+
+    It has been seen at shares from `least` to `most`, which are None where it never earned at a known one: what it
+    earns beyond them is extrapolated.
+    """
 
     curvature: float
     deviation: float
     changes: int
+    least: float | None = None
+    most: float | None = None
 
 
 def learn_response(rates: Floats, shares: Floats, *, prior: float) -> LearntResponse:
@@ -45,6 +51,7 @@ def learn_response(rates: Floats, shares: Floats, *, prior: float) -> LearntResp
     which the node was restarted is best left unknown.
     """
     usable = np.flatnonzero(np.isfinite(rates) & (rates > 0) & np.isfinite(shares) & (shares > 0))
+    seen = (float(shares[usable].min()), float(shares[usable].max())) if usable.size else (None, None)
     apart = np.diff(usable)
     near = apart <= FARTHEST_APART
     # A yield that wanders has strayed by the root of the time.
@@ -52,7 +59,7 @@ def learn_response(rates: Floats, shares: Floats, *, prior: float) -> LearntResp
     earned, moved = (np.diff(np.log(each[usable]))[near] / scale for each in (rates, shares))
     steady = np.abs(moved) < STEADY
     if steady.all():
-        return LearntResponse(prior, PRIOR_DEVIATION, 0)
+        return LearntResponse(prior, PRIOR_DEVIATION, 0, *seen)
     noise = max(LEAST_NOISE, _MAD * float(np.median(np.abs(earned[steady]))) if steady.any() else PRIOR_DEVIATION)
     earned, moved = earned[~steady], moved[~steady]
     curvature, certainty = prior, 1 / PRIOR_DEVIATION**2
@@ -60,4 +67,4 @@ def learn_response(rates: Floats, shares: Floats, *, prior: float) -> LearntResp
         weights = (FREEDOM + 1) / (FREEDOM + ((earned - curvature * moved) / noise) ** 2) / noise**2
         certainty = 1 / PRIOR_DEVIATION**2 + float((weights * moved**2).sum())
         curvature = (prior / PRIOR_DEVIATION**2 + float((weights * moved * earned).sum())) / certainty
-    return LearntResponse(min(1.0, max(LEAST_CURVATURE, curvature)), certainty**-0.5, len(moved))
+    return LearntResponse(min(1.0, max(LEAST_CURVATURE, curvature)), certainty**-0.5, len(moved), *seen)

@@ -1,7 +1,6 @@
 """The plan for each host, and the decision whether to carry it out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -9,96 +8,29 @@ from uuid import uuid4
 import dagster as dg
 from pydantic import TypeAdapter
 
-from orcha_pipeline.allocation.gates import BUDGET_MONTH, Decision, decide, freeze_reason, hold_without_plan
+from orcha_pipeline.allocation.gates import Decision, decide, hold_without_plan
 from orcha_pipeline.allocation.plan import Plan
+from orcha_pipeline.allocation.situation import read_quarters, read_situation
 from orcha_pipeline.assets.forecast import FORECAST
 from orcha_pipeline.assets.ingest import OWNERS
 from orcha_pipeline.assets.metadata import picture
-from orcha_pipeline.errors import AdapterError, PlanError, where
+from orcha_pipeline.errors import AdapterError, where
 from orcha_pipeline.installation import Installation
-from orcha_pipeline.model import Host, Lever, Verdict, YieldForecast
+from orcha_pipeline.model import Lever, Verdict
 from orcha_pipeline.protocols.base import Adapter
 from orcha_pipeline.protocols.http import time_budget
 from orcha_pipeline.resources import NodesResource, WarehouseResource
 from orcha_pipeline.warehouse import decisions
 from orcha_pipeline.warehouse.connection import Warehouse
-from orcha_pipeline.warehouse.decisions import DecidedAllocation, DecisionRow, NodeState
+from orcha_pipeline.warehouse.decisions import DecidedAllocation, DecisionRow
 
 ALLOCATION_PLAN = dg.AssetKey(["allocation_plan"])
 ALLOCATION_DECISION = dg.AssetKey(["allocation_decision"])
 TO_APPLY = "decisions to apply"
 """Metadata of the decision that its sensor reads: ids of the decisions that say reallocate."""
-READINGS_COUNT_FOR = timedelta(minutes=20)
-FORECAST_COUNTS_FOR = timedelta(hours=2)
 CHANGES_REMEMBERED = timedelta(hours=24)
 
 PLAN = TypeAdapter(Plan)
-
-
-@dataclass(frozen=True, slots=True)
-class Situation:
-    """What is known at the moment of planning."""
-
-    now: datetime
-    states: Mapping[str, NodeState]
-    forecasts: Mapping[str, YieldForecast]
-    last_changed: Mapping[str, datetime]
-    steps_this_month: Mapping[str, int]
-
-
-def read_situation(warehouse: Warehouse, now: datetime) -> Situation:
-    """Health, shares and forecasts that are recent enough to plan on."""
-    with warehouse.read() as connection:
-        return Situation(
-            now=now,
-            states=decisions.node_states(connection, since=now - READINGS_COUNT_FOR),
-            forecasts=decisions.latest_forecasts(connection, since=now - FORECAST_COUNTS_FOR),
-            last_changed=decisions.last_changes(connection),
-            steps_this_month=decisions.steps_since(connection, now - BUDGET_MONTH),
-        )
-
-
-def why_frozen(node: str, lever: Lever | None, situation: Situation) -> str:
-    """Why a node must keep what it has; empty when it may be changed."""
-    state = situation.states.get(node)
-    if state is None:
-        return "it was not read in this cycle"
-    frozen = freeze_reason(
-        now=situation.now,
-        health=state.state,
-        lever=lever,
-        last_changed=situation.last_changed.get(node),
-        restarts=situation.steps_this_month.get(node, 0),
-    )
-    if frozen:
-        return f"{frozen}: {state.reason}" if state.reason else frozen
-    return "" if state.share_is_current else "its present allocation could not be read"
-
-
-def make_plan(installation: Installation, host: Host, situation: Situation, levers: Mapping[str, Lever | None]) -> Plan:
-    """Plan for one host. Raises `PlanError`, saying why there is none."""
-    from orcha_pipeline.allocation.planner import PlanNode, plan
-
-    planner = installation.settings.planner
-    nodes = [node.to_model() for node in installation.settings.nodes if node.host == host.name]
-    states = situation.states
-    return plan(
-        host,
-        [
-            PlanNode(
-                node=node,
-                lever=levers.get(node.name),
-                share_now=states[node.name].share if node.name in states else None,
-                yields=situation.forecasts.get(node.name),
-                curvature=planner.response_curvature,
-                frozen=why_frozen(node.name, levers.get(node.name), situation),
-            )
-            for node in nodes
-        ],
-        horizon_hours=planner.horizon_hours,
-        hold_hours=planner.hold_minutes / 60,
-        issued_at=situation.now,
-    )
 
 
 def first_levers(adapters: Mapping[str, Adapter]) -> tuple[dict[str, Lever | None], dict[str, str]]:
@@ -117,9 +49,10 @@ def first_levers(adapters: Mapping[str, Adapter]) -> tuple[dict[str, Lever | Non
     return levers, failures
 
 
-def decision_row(decision: Decision, run_id: str) -> DecisionRow:
+def decision_row(decision: Decision, run_id: str, preset: str | None = None) -> DecisionRow:
     """A decision as the warehouse keeps it."""
-    lines = decision.plan.nodes if decision.plan else ()
+    plan = decision.plan
+    lines = plan.nodes if plan else ()
     return DecisionRow(
         decision_id=decision.decision_id,
         host=decision.host,
@@ -132,10 +65,27 @@ def decision_row(decision: Decision, run_id: str) -> DecisionRow:
         gates=decision.gates,
         reason=decision.reason,
         dagster_run_id=run_id,
+        hours=plan.promise_hours if plan else None,
+        gain_p10=plan.gain_usd.p10 if plan else None,
+        gain_p90=plan.gain_usd.p90 if plan else None,
+        roi=plan.roi if plan else None,
+        binding=plan.binding if plan else (),
+        shadow_prices=dict(plan.shadow_prices) if plan else {},
+        runner_up=plan.runner_up if plan else "",
+        runner_up_usd_per_hour=plan.runner_up_usd_per_hour if plan else None,
+        preset=preset,
         allocations=tuple(
             DecidedAllocation(
                 node=line.node.name,
-                yield_usd=line.yield_usd.p50 if line.yield_usd else None,
+                yield_usd=line.near_yield_usd.p50 if line.near_yield_usd else None,
+                yield_p10=line.near_yield_usd.p10 if line.near_yield_usd else None,
+                yield_p90=line.near_yield_usd.p90 if line.near_yield_usd else None,
+                switching_cost_usd=line.switching_cost_usd,
+                curvature=line.curvature,
+                curvature_deviation=line.response.deviation,
+                changes_seen=line.response.changes,
+                share_seen_least=line.response.least,
+                share_seen_most=line.response.most,
                 share_now=line.share_now,
                 share_planned=line.share_planned,
                 lever=line.lever.name if line.lever else None,
@@ -190,8 +140,9 @@ def build_allocation() -> list[dg.AssetsDefinition]:
     def allocation_plan(
         context: dg.AssetExecutionContext, nodes: NodesResource, warehouse: WarehouseResource
     ) -> dg.MaterializeResult[Any]:
-        """The best division of each host for the next 24 hours, less what changing to it costs."""
+        """The best division of each host to take now, a day looked ahead, less what changing to it costs."""
         from orcha_pipeline.allocation.chart import plan_png
+        from orcha_pipeline.allocation.plan_hosts import plan_hosts
 
         installation = nodes.installation()
         store = warehouse.warehouse
@@ -201,30 +152,28 @@ def build_allocation() -> list[dg.AssetsDefinition]:
         for node, failure in failures.items():
             context.log.warning("%s keeps its share: its levers could not be read: %s", node, failure)
         metadata: dict[str, Any] = {"simulated": installation.simulated}
-        for settings in installation.settings.hosts:
-            host = settings.to_model()
-            plan, reason = None, ""
-            try:
-                plan = make_plan(installation, host, situation, levers)
-            except PlanError as error:
-                reason = str(error)
-                context.log.warning("No plan for %s: %s", host.name, reason)
+        for made in plan_hosts(
+            installation.settings, situation, levers, lambda names: read_quarters(store, names, situation.now)
+        ):
+            plan, reason = made.plan, made.reason
+            if plan is None:
+                context.log.warning("No plan for %s: %s", made.host, reason)
             with store.write() as connection:
                 decisions.record_plan(
                     connection,
                     plan_id=str(uuid4()),
-                    host=host.name,
+                    host=made.host,
                     planned_at=situation.now,
                     plan=PLAN.dump_json(plan).decode() if plan else "",
                     reason=reason,
                     run_id=context.run.run_id,
                 )
             if plan:
-                metadata[f"{host.name}: plan beside today"] = picture(plan_png(plan), "plan beside today")
-                metadata[f"{host.name}: gain, USD per hour"] = plan.gain_usd_per_hour
-                metadata[f"{host.name}: solved in, s"] = plan.solve_seconds
+                metadata[f"{made.host}: plan beside today"] = picture(plan_png(plan), "plan beside today")
+                metadata[f"{made.host}: gain, USD per hour"] = plan.gain_usd_per_hour
+                metadata[f"{made.host}: solved in, s"] = plan.solve_seconds
             else:
-                metadata[f"{host.name}: no plan"] = reason
+                metadata[f"{made.host}: no plan"] = reason
         return dg.MaterializeResult(metadata=metadata)
 
     @dg.asset(
@@ -250,7 +199,7 @@ def build_allocation() -> list[dg.AssetsDefinition]:
         to_apply: list[str] = []
         for host, text, reason in plans:
             decision = take_decision(installation, store, host, PLAN.validate_json(text) if text else None, reason)
-            row = decision_row(decision, context.run.run_id)
+            row = decision_row(decision, context.run.run_id, installation.settings.planner.preset)
             with store.write() as connection:
                 decisions.record_decision(connection, row)
             if decision.changes and decision.verdict is Verdict.REALLOCATE:

@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import dagster as dg
 
-from orcha_pipeline.assets.allocation import ALLOCATION_PLAN, PLAN, READINGS_COUNT_FOR
+from orcha_pipeline.allocation.situation import READINGS_COUNT_FOR
+from orcha_pipeline.assets.allocation import ALLOCATION_PLAN, PLAN
 from orcha_pipeline.assets.earnings import FEATURES
 from orcha_pipeline.assets.forecast import FORECAST
 from orcha_pipeline.model import RESOURCES, YieldForecast, hour_of

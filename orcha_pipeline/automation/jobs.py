@@ -27,7 +27,7 @@ def build_jobs(protocols: Sequence[str]) -> list[Any]:  # Dagster does not expor
         dg.define_asset_job(
             CYCLE,
             selection=dg.AssetSelection.all() - models - application,
-            description="Every 15 minutes: read, value, forecast, look for anomalies, plan, decide.",
+            description="Every 15 minutes: read, value, forecast, look for anomalies, plan, decide, measure outcomes.",
             executor_def=dg.in_process_executor,
             tags={"orcha/cycle": "true", "dagster/max_runtime": "840", "dagster/priority": "5"},
         ),

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 import duckdb
 
-from orcha_pipeline.model import YIELD_USD, ApplicationStatus, Gate, HealthState, Verdict, YieldForecast
+from orcha_pipeline.model import HOUR, YIELD_USD, ApplicationStatus, Gate, HealthState, Verdict, YieldForecast
 from orcha_pipeline.warehouse.facts import aware, insert, naive, scalar
 
 
@@ -32,7 +32,11 @@ class ModelRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecidedAllocation:
-    """One node's line of a decision. Shares and values None: unknown."""
+    """One node's line of a decision. Shares and values None: unknown.
+
+    Earnings are taken as yield x share ** `curvature`, learnt from `changes_seen` changes between the shares seen; all
+    from `yield_p10` on is None in decisions of earlier versions.
+    """
 
     node: str
     yield_usd: float | None
@@ -42,11 +46,24 @@ class DecidedAllocation:
     value_now: float | None
     value_planned: float | None
     reason: str
+    yield_p10: float | None = None
+    yield_p90: float | None = None
+    switching_cost_usd: float | None = None
+    curvature: float | None = None
+    curvature_deviation: float | None = None
+    changes_seen: int | None = None
+    share_seen_least: float | None = None
+    share_seen_most: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionRow:
-    """A decision as it is kept, with a line a node."""
+    """A decision as it is kept, with a line a node.
+
+    The gain is promised over `hours`; `gain_p10` and `gain_p90` are USD over all of them, net of the cost. `roi` is the
+    gain over the cost, None where there is no cost. `shadow_prices`: resource -> USD a month of one unit more. All from
+    `hours` on has its default in decisions of earlier versions.
+    """
 
     decision_id: str
     host: str
@@ -60,6 +77,15 @@ class DecisionRow:
     reason: str
     dagster_run_id: str
     allocations: tuple[DecidedAllocation, ...]
+    hours: float | None = None
+    gain_p10: float | None = None
+    gain_p90: float | None = None
+    roi: float | None = None
+    binding: tuple[str, ...] = ()
+    shadow_prices: Mapping[str, float] = field(default_factory=dict[str, float])
+    runner_up: str | None = None
+    runner_up_usd_per_hour: float | None = None
+    preset: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +99,64 @@ class ApplicationRow:
     status: ApplicationStatus
     reason: str
     dagster_run_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRow:
+    """One move of a lever: what was there, what was asked for and what was read back."""
+
+    application_id: str
+    step: int
+    kind: str
+    node: str
+    lever: str
+    previous: float | None
+    requested: float
+    read_back: float | None
+    status: str
+    error: str
+    started_at: datetime
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeRow:
+    """What a change promised for `hours`, and what came. Amounts in USD; None is unknown, and `note` says why."""
+
+    decision_id: str
+    host: str
+    applied_at: datetime
+    measured_at: datetime
+    hours: float
+    promised_usd: float | None
+    promised_p10: float | None
+    promised_p90: float | None
+    earned_usd: float | None
+    unchanged_usd: float | None
+    gained_usd: float | None
+    wrong: bool | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unmeasured:
+    """A decision applied at `applied_at` and in force until `until`: its hours were over, or the next change came."""
+
+    decision: DecisionRow
+    applied_at: datetime
+    until: datetime
+    cut_short: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchingRecord:
+    """How changes paid: those that could be measured, how many could not, and the sums over those that could."""
+
+    measured: int
+    unknown: int
+    wrong_share: float | None
+    promised_usd: float
+    gained_usd: float
 
 
 Connection = duckdb.DuckDBPyConnection
@@ -253,23 +337,29 @@ def record_decision(connection: Connection, decision: DecisionRow) -> None:
     lines = kept.pop("allocations")
     kept["verdict"] = decision.verdict.value
     kept["gates"] = json.dumps([asdict(gate) for gate in decision.gates])
+    kept["binding"] = json.dumps(list(decision.binding))
+    kept["shadow_prices"] = json.dumps(dict(decision.shadow_prices), sort_keys=True)
     insert(connection, "decisions", [kept])
     insert(connection, "decision_allocations", [{"decision_id": decision.decision_id, **line} for line in lines])
 
 
-def _decisions(connection: Connection, where: str, parameters: Sequence[object]) -> list[DecisionRow]:
-    found: list[DecisionRow] = []
-    for row in _rows(connection, f"SELECT * FROM decisions {where}", parameters):  # noqa: S608 (our own text)
-        lines = _rows(
-            connection,
-            "SELECT * EXCLUDE (decision_id) FROM decision_allocations WHERE decision_id = ? ORDER BY node",
-            [row["decision_id"]],
-        )
+def _decisions(connection: Connection, rest: str, parameters: Sequence[object]) -> list[DecisionRow]:
+    """Decisions with their lines; `rest` is what stands behind FROM decisions."""
+    rows = _rows(connection, f"SELECT * FROM decisions {rest}", parameters)  # noqa: S608 (our own text)
+    lines: dict[str, list[DecidedAllocation]] = {row["decision_id"]: [] for row in rows}
+    for line in _rows(
+        connection,
+        "SELECT * FROM decision_allocations WHERE decision_id IN (SELECT unnest(?)) ORDER BY node",
+        [list(lines)],
+    ):
+        lines[line.pop("decision_id")].append(DecidedAllocation(**line))
+    for row in rows:
         row["verdict"] = Verdict(row["verdict"])
         row["gates"] = tuple(Gate(**gate) for gate in json.loads(row["gates"]))
-        row["allocations"] = tuple(DecidedAllocation(**line) for line in lines)
-        found.append(DecisionRow(**row))
-    return found
+        row["binding"] = tuple(json.loads(row["binding"] or "[]"))
+        row["shadow_prices"] = json.loads(row["shadow_prices"] or "{}")
+        row["allocations"] = tuple(lines[row["decision_id"]])
+    return [DecisionRow(**row) for row in rows]
 
 
 def latest_decisions(connection: Connection, hosts: Collection[str] | None = None) -> list[DecisionRow]:
@@ -286,6 +376,55 @@ def decision(connection: Connection, decision_id: str) -> DecisionRow | None:
     """One decision, or None."""
     found = _decisions(connection, "WHERE decision_id = ?", [decision_id])
     return found[0] if found else None
+
+
+def decisions_between(
+    connection: Connection,
+    *,
+    hosts: Collection[str] | None,
+    since: datetime,
+    until: datetime,
+    limit: int,
+    verdict: Verdict | None = None,
+) -> list[DecisionRow]:
+    """The last `limit` decisions in [since, until) of `hosts` (None: of all), of one verdict if given; latest first."""
+    return _decisions(
+        connection,
+        "WHERE list_contains(coalesce(?, [host]), host) AND decided_at >= ? AND decided_at < ? "
+        "AND verdict = coalesce(?, verdict) ORDER BY decided_at DESC, host LIMIT ?",
+        [
+            None if hosts is None else sorted(hosts),
+            naive(since),
+            naive(until),
+            verdict.value if verdict else None,
+            limit,
+        ],
+    )
+
+
+def count_decisions(
+    connection: Connection, *, hosts: Collection[str] | None, since: datetime, until: datetime
+) -> dict[Verdict, int]:
+    """Verdict -> how many decisions in [since, until) of `hosts` (None: of all) came to it."""
+    found = _rows(
+        connection,
+        "SELECT verdict, count(*) AS decisions FROM decisions WHERE list_contains(coalesce(?, [host]), host) "
+        "AND decided_at >= ? AND decided_at < ? GROUP BY verdict",
+        [None if hosts is None else sorted(hosts), naive(since), naive(until)],
+    )
+    return dict.fromkeys(Verdict, 0) | {Verdict(row["verdict"]): row["decisions"] for row in found}
+
+
+def decisions_beginning_with(connection: Connection, beginning: str, *, limit: int) -> list[DecisionRow]:
+    """Decisions whose id begins so, latest first."""
+    return _decisions(
+        connection, "WHERE starts_with(decision_id, ?) ORDER BY decided_at DESC LIMIT ?", [beginning, limit]
+    )
+
+
+def simulated_hosts(connection: Connection) -> set[str]:
+    """Hosts on record with a simulated node."""
+    return {row["host"] for row in _rows(connection, "SELECT DISTINCT host FROM nodes WHERE simulated")}
 
 
 def unapplied(connection: Connection, hosts: Collection[str] | None = None) -> list[str]:
@@ -309,6 +448,18 @@ def latest_applications(connection: Connection, hosts: Collection[str] | None = 
     """How the last decisions of `hosts` (of all, by default) were carried out, where they were."""
     ids = [d.decision_id for d in latest_decisions(connection, hosts)]
     return _applications(connection, "WHERE decision_id IN (SELECT unnest(?)) ORDER BY started_at", [ids])
+
+
+def applications_of(connection: Connection, ids: Collection[str]) -> dict[str, ApplicationRow]:
+    """Decision -> how it was carried out, of these decisions, where they were."""
+    rows = _applications(connection, "WHERE decision_id IN (SELECT unnest(?))", [list(ids)])
+    return {row.decision_id: row for row in rows}
+
+
+def steps_of(connection: Connection, application_id: str) -> list[StepRow]:
+    """The steps of an application, in their order."""
+    rows = _rows(connection, "SELECT * FROM application_steps WHERE application_id = ? ORDER BY step", [application_id])
+    return [StepRow(**row) for row in rows]
 
 
 def begin_application(connection: Connection, application: ApplicationRow) -> bool:
@@ -373,6 +524,60 @@ def record_step(connection: Connection, step: Mapping[str, Any]) -> None:
         "DELETE FROM application_steps WHERE application_id = ? AND step = ?", [step["application_id"], step["step"]]
     )
     insert(connection, "application_steps", [step])
+
+
+def unmeasured(connection: Connection, *, now: datetime) -> list[Unmeasured]:
+    """Applied decisions whose hours are over by `now` and that have no outcome yet, by time.
+
+    The next application of the host cuts them short. Those of earlier versions promised for no known time: never due.
+    """
+    found = _rows(
+        connection,
+        "WITH carried_out AS ("
+        "  SELECT a.decision_id, a.started_at, a.status, d.host, d.hours, "
+        "  lead(a.started_at) OVER (PARTITION BY d.host ORDER BY a.started_at) AS next_at "
+        "  FROM applications a JOIN decisions d USING (decision_id) WHERE a.status <> 'dropped'"
+        ") SELECT decision_id, started_at, hours, next_at FROM carried_out "
+        "WHERE status = 'applied' AND hours IS NOT NULL AND decision_id NOT IN (SELECT decision_id FROM outcomes) "
+        "ORDER BY started_at",
+    )
+    over: dict[str, tuple[datetime, datetime, bool]] = {}
+    for row in found:
+        applied, ends = row["started_at"], row["started_at"] + row["hours"] * HOUR
+        until = min(ends, row["next_at"] or ends)
+        if until <= now:
+            over[row["decision_id"]] = (applied, until, until < ends)
+    rows = {d.decision_id: d for d in _decisions(connection, "WHERE decision_id IN (SELECT unnest(?))", [list(over)])}
+    return [Unmeasured(rows[decision_id], *times) for decision_id, times in over.items()]
+
+
+def record_outcome(connection: Connection, outcome: OutcomeRow) -> None:
+    """Write what came of a decision; what was written of it before is replaced."""
+    kept = asdict(outcome)
+    for name in ("applied_at", "measured_at"):
+        kept[name] = naive(kept[name])
+    places = ", ".join(f"${name}" for name in kept)
+    connection.execute(f"INSERT OR REPLACE INTO outcomes ({', '.join(kept)}) VALUES ({places})", kept)  # noqa: S608
+
+
+def outcomes_of(connection: Connection, ids: Collection[str]) -> dict[str, OutcomeRow]:
+    """Decision -> what came of it, of these decisions, where it was measured."""
+    rows = _rows(connection, "SELECT * FROM outcomes WHERE decision_id IN (SELECT unnest(?))", [list(ids)])
+    return {row["decision_id"]: OutcomeRow(**row) for row in rows}
+
+
+def switching_record(connection: Connection, hosts: Collection[str] | None, since: datetime) -> SwitchingRecord:
+    """How the changes of `hosts` (None: of all) paid that were applied at `since` or later."""
+    (row,) = _rows(
+        connection,
+        "SELECT count(gained_usd) AS measured, count(*) - count(gained_usd) AS unknown, "
+        "avg(CASE WHEN wrong THEN 1.0 ELSE 0.0 END) FILTER (WHERE gained_usd IS NOT NULL) AS wrong_share, "
+        "coalesce(sum(promised_usd) FILTER (WHERE gained_usd IS NOT NULL), 0) AS promised_usd, "
+        "coalesce(sum(gained_usd), 0) AS gained_usd "
+        "FROM outcomes WHERE list_contains(coalesce(?, [host]), host) AND applied_at >= ?",
+        [None if hosts is None else sorted(hosts), naive(since)],
+    )
+    return SwitchingRecord(**row)
 
 
 def record_anomalies(connection: Connection, slot: datetime, anomalies: Sequence[Mapping[str, Any]]) -> int:

@@ -1,4 +1,4 @@
-"""What a plan is made from, as arrays: the quarter-hours of a host's nodes."""
+"""What a plan is made from: the quarter-hours of a host's nodes as arrays, and what networks keep back of theirs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,3 +42,15 @@ def quarters(
     for grid, name in ((rates, "usd_per_hour"), (shares, "share")):
         grid[row, column] = np.ma.filled(np.ma.asarray(found[name], dtype=np.float64), np.nan)
     return Quarters(first, rates, shares)
+
+
+def held_usd(connection: duckdb.DuckDBPyConnection, *, since: datetime) -> dict[str, float]:
+    """Node -> USD that its network keeps back, as last read at `since` or later; of those told in USD."""
+    rows = connection.execute(
+        "SELECT node, sum(amount) FROM ("
+        "  SELECT node, account, arg_max(amount, observed_at) AS amount FROM balances "
+        "  WHERE kind = 'held' AND unit = 'USD' AND amount IS NOT NULL AND observed_at >= ? GROUP BY node, account"
+        ") GROUP BY node",
+        [naive(since)],
+    ).fetchall()
+    return {node: float(amount) for node, amount in rows}

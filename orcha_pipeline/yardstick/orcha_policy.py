@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from orcha_pipeline.allocation.lookahead import Standing, look_ahead
+from orcha_pipeline.allocation.lookahead import Standing, confidence_of, look_ahead
 from orcha_pipeline.allocation.outlook import (
     DAY,
     EDGES,
@@ -25,6 +25,7 @@ from orcha_pipeline.errors import ModelError, PlanError
 from orcha_pipeline.forecasting.features import HORIZON
 from orcha_pipeline.forecasting.linear import Linear
 from orcha_pipeline.forecasting.panel import HourlySeries
+from orcha_pipeline.settings import PlannerSettings
 from orcha_pipeline.yardstick.simulation import NEVER, Situation
 from orcha_pipeline.yardstick.world import Flags, Floats, Terms
 
@@ -86,22 +87,24 @@ class SameAsYesterday:
             return None
         paid = np.where(history.paying & np.isfinite(history.yields), history.yields, 0.0)[-DAY:]
         mean = np.add.reduceat(paid, EDGES[:-1], axis=0) / np.array(PERIODS)[:, None]
-        return Outlook(mean, mean[None])
+        return Outlook(mean, mean[None], mean[None])
 
 
 class OrchaPolicy:
     """Learns from what it earned, looks a day ahead, and takes the first hour of it."""
 
-    def __init__(self, terms: Terms, sight: Sight) -> None:
+    def __init__(self, terms: Terms, sight: Sight, *, confidence: float = PlannerSettings().min_confidence) -> None:
+        """`confidence` is what the gate asks for that a change pays."""
         if terms.hold != STEPS_AN_HOUR:
             raise PlanError("Orcha plans in quarter-hours: step_minutes must be 15.")
-        self._terms, self._sight = terms, sight
+        self._terms, self._sight, self._confidence = terms, sight, confidence
         nodes = len(terms.protocols)
         self.curvature: Floats = np.full(nodes, PRIOR_CURVATURE)
         self._rates: list[Floats] = []
         self._shares: list[Floats] = []
         self._paying: list[Flags] = []
         self._moved_at = np.full(nodes, NEVER)
+        self._nothing = np.zeros(nodes)
         self._changed = False
 
     def observe(self, step: int, shares: Floats, moved: Flags, earned: Floats) -> None:
@@ -139,17 +142,22 @@ class OrchaPolicy:
             rests=np.where(now.cooled, self._moved_at + terms.cooldown - now.step, 0),
             cooldowns=terms.cooldown,
             restart_hours=terms.restart_hours,
+            costs=self._nothing,
+            charge=self._nothing,
         )
+        known = _known(outlook)
         try:
-            ahead = look_ahead(terms.site, standing, _known(outlook), self.curvature)
+            ahead = look_ahead(terms.site, standing, known, self.curvature, confidence=self._confidence)
         except PlanError:
             return None
-        return ahead.shares if ahead.moved.any() else None
+        if not ahead.moved.any() or confidence_of(ahead.gains(known)) < self._confidence:
+            return None
+        return ahead.shares
 
 
 def _known(outlook: Outlook) -> Outlook:
     """A protocol that never paid is expected to go on so."""
-    return Outlook(np.nan_to_num(outlook.mean, nan=0.0), np.nan_to_num(outlook.scenarios, nan=0.0))
+    return Outlook(*(np.nan_to_num(each, nan=0.0) for each in (outlook.mean, outlook.scenarios, outlook.likely)))
 
 
 def _hourly(history: YieldHistory, first_hour: int) -> list[HourlySeries]:

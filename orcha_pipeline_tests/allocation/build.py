@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from orcha_pipeline.allocation.planner import PlanNode, plan
+from orcha_pipeline.allocation.planner import PlanNode, Weights, plan
+from orcha_pipeline.allocation.response_learning import LearntResponse
 from orcha_pipeline.model import Host, Lever, LeverMode, Node, Resources, YieldForecast
 
 NOW = datetime(2026, 3, 1, 12, 5, tzinfo=UTC)
@@ -76,13 +77,14 @@ def a_node(
         lever=lever,
         share_now=now,
         yields=None if p50 is None else a_forecast(name, p50, spread=spread),
-        curvature=curvature,
+        response=LearntResponse(curvature, 0.15, 0),
         frozen=frozen,
     )
 
 
-def planned(host: Host, *nodes: PlanNode, horizon=24, hold=1.0):
-    return plan(host, nodes, horizon_hours=horizon, hold_hours=hold, issued_at=NOW)
+def planned(host: Host, *nodes: PlanNode, hold=1.0, freedom=0.0, **weights: Any):
+    """A plan that wants to keep no freedom to change within the hour, unless asked."""
+    return plan(host, nodes, hold_hours=hold, issued_at=NOW, weights=Weights(freedom=freedom, **weights))
 
 
 def shares(made) -> dict[str, float | None]:

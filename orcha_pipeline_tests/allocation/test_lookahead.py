@@ -22,6 +22,8 @@ def standing(*shares, cooldowns=(0, 0), rests=(0, 0), restart_hours=(0.0, 0.0)):
         rests=np.array(rests),
         cooldowns=np.array(cooldowns),
         restart_hours=np.array(restart_hours),
+        costs=np.zeros(len(shares)),
+        charge=np.zeros(len(shares)),
     )
 
 
@@ -29,7 +31,7 @@ def certain(first, second, *, spike=None, spike_periods=1):
     mean = np.tile([first, second], (K, 1)).astype(float)
     if spike is not None:
         mean[:spike_periods] = spike
-    return Outlook(mean, mean[None])
+    return Outlook(mean, mean[None], mean[None])
 
 
 LINEAR = np.ones(2)
@@ -39,19 +41,37 @@ def test_what_may_move_follows_the_coming_hour():
     ahead = look_ahead(SITE, standing(0.5, 0.5), certain(0.04, 0.04, spike=(0.09, 0.04)), LINEAR)
     np.testing.assert_allclose(ahead.shares, [0.95, 0.05], atol=1e-6)
     assert ahead.moved.all()
-    assert ahead.gain_usd == pytest.approx(0.45 * (0.09 - 0.04))
+    np.testing.assert_allclose(ahead.gains(certain(0.04, 0.04, spike=(0.09, 0.04))), 0.45 * (0.09 - 0.04))
 
 
 def test_it_stays_where_a_restart_costs_more_than_the_hour_brings():
+    costly = standing(0.5, 0.5, restart_hours=(0.04, 0.04))
+    assert not look_ahead(SITE, costly, certain(0.041, 0.04), LINEAR).moved.any()
+    assert look_ahead(SITE, costly, certain(0.05, 0.04), LINEAR).moved.all()
+
+
+def test_what_loses_much_by_a_restart_is_moved_for_a_day_and_not_for_an_hour():
     costly = standing(0.5, 0.5, restart_hours=(0.6, 0.6))
-    assert not look_ahead(SITE, costly, certain(0.05, 0.04), LINEAR).moved.any()
-    assert look_ahead(SITE, costly, certain(0.50, 0.04), LINEAR).moved.all()
+    assert not look_ahead(SITE, costly, certain(0.04, 0.04, spike=(0.09, 0.04)), LINEAR).moved.any()
+    assert look_ahead(SITE, costly, certain(0.05, 0.04), LINEAR).slow.all()
 
 
-def test_to_be_free_within_the_hour_is_worth_something():
-    little = certain(0.0401, 0.04)
-    assert not look_ahead(SITE, standing(0.5, 0.5), little, LINEAR).moved.any()
-    assert look_ahead(SITE, standing(0.5, 0.5), little, LINEAR, freedom=0.0).moved.all()
+def test_to_be_free_within_the_hour_is_worth_something_where_much_may_happen():
+    little = certain(0.0402, 0.04)
+    restless = replace(little, likely=little.mean * np.array([0.5, 1.5])[:, None, None])
+    at = standing(0.5, 0.5)
+    assert look_ahead(SITE, at, little, LINEAR).moved.any()
+    assert not look_ahead(SITE, at, restless, LINEAR).moved.any()
+    assert look_ahead(SITE, at, restless, LINEAR, freedom=0.0).moved.any()
+
+
+def test_a_node_is_moved_for_its_rest_only_where_that_is_likely_to_pay():
+    steady = np.tile([0.05, 0.04], (K, 1))
+    doubtful = np.stack([steady * [1.6, 1.0], steady * [0.4, 1.0]])
+    outlook = Outlook(doubtful.mean(axis=0), doubtful, doubtful)
+    slow = standing(0.5, 0.5, cooldowns=(96, 96))
+    assert look_ahead(SITE, slow, outlook, LINEAR).slow.any()
+    assert not look_ahead(SITE, slow, outlook, LINEAR, confidence=0.7).moved.any()
 
 
 def test_a_node_that_rests_for_a_day_does_not_run_after_a_spike_of_an_hour():
@@ -64,7 +84,8 @@ def test_a_node_that_rests_for_a_day_does_not_run_after_a_spike_of_an_hour():
 def test_a_node_that_rests_for_a_day_moves_for_what_lasts():
     ahead = look_ahead(SITE, standing(0.5, 0.5, cooldowns=(96, 0)), certain(0.09, 0.03), LINEAR)
     np.testing.assert_allclose(ahead.shares, [0.95, 0.05], atol=1e-6)
-    assert ahead.gain_usd > 0
+    assert ahead.slow.tolist() == [True, False]
+    assert ahead.slow_gains.mean() > 0
 
 
 def test_it_waits_where_the_better_day_has_yet_to_begin():
@@ -85,12 +106,11 @@ def test_scenarios_show_what_can_be_divided_anew_every_hour():
     one, other = np.tile([0.07, 0.1, 0.0], (K, 1)), np.tile([0.07, 0.0, 0.1], (K, 1))
     scenarios = np.stack([one, other])
     site = Site(capacity=np.ones(4), demand=np.ones((4, 3)), least=np.full(3, 0.01), most=np.ones(3))
-    made = standing(0.4, 0.3, 0.3, cooldowns=(96, 0, 0), restart_hours=(0.0,) * 3)
-    made = replace(made, rests=np.zeros(3, dtype=np.int64))
+    made = standing(0.4, 0.3, 0.3, cooldowns=(96, 0, 0), rests=(0, 0, 0), restart_hours=(0.0,) * 3)
     mean = scenarios.mean(axis=0)
     by_the_mean, by_scenarios = (
         look_ahead(site, made, each, np.ones(3)).shares[0]
-        for each in (Outlook(mean, mean[None]), Outlook(mean, scenarios))
+        for each in (Outlook(mean, mean[None], scenarios), Outlook(mean, scenarios, scenarios))
     )
     assert by_the_mean == pytest.approx(0.98)
     assert by_scenarios == pytest.approx(0.01)
@@ -108,8 +128,16 @@ def test_no_plan_exceeds_a_capacity_a_bound_or_moves_what_rests(seed, nodes):
     cooldowns = rng.choice([0, 24, 96], nodes)
     rests = np.where(cooldowns > 0, rng.integers(0, 96, nodes) * rng.integers(0, 2, nodes), 0)
     scenarios = rng.lognormal(-3, 1, (3, K, nodes)) * (rng.uniform(size=(3, K, nodes)) > 0.1)
-    made = Standing(shares=now, rests=rests, cooldowns=cooldowns, restart_hours=rng.uniform(0, 0.1, nodes))
-    ahead = look_ahead(site, made, Outlook(scenarios.mean(axis=0), scenarios), rng.uniform(0.4, 1.0, nodes))
+    made = Standing(
+        shares=now,
+        rests=rests,
+        cooldowns=cooldowns,
+        restart_hours=rng.uniform(0, 0.1, nodes),
+        costs=rng.uniform(0, 0.01, nodes) * rng.integers(0, 2, nodes),
+        charge=rng.uniform(0, 0.02, nodes),
+    )
+    outlook = Outlook(scenarios.mean(axis=0), scenarios, scenarios)
+    ahead = look_ahead(site, made, outlook, rng.uniform(0.4, 1.0, nodes))
     assert site.fits(ahead.shares)
     assert (ahead.shares >= least - 1e-9).all()
     assert (ahead.shares <= 1 + 1e-9).all()

@@ -4,13 +4,12 @@ import dagster as dg
 import pytest
 
 from orcha_pipeline.allocation.gates import decide, hold_without_plan
+from orcha_pipeline.allocation.situation import Situation, why_frozen
 from orcha_pipeline.assets.allocation import (
     ALLOCATION_DECISION,
-    Situation,
     build_allocation,
     decision_row,
     first_levers,
-    why_frozen,
 )
 from orcha_pipeline.clock import FixedClock
 from orcha_pipeline.errors import NodeConnectionError

@@ -53,14 +53,20 @@ def made(kind: WorldKind, seed: int) -> PlayedWorld:
     )
 
 
-def measured(task: tuple[str, str, int, tuple[str, ...]]) -> tuple[str, dict[str, Any], float]:
-    """Kind, report and seconds of one world: a folder, or a kind and seed."""
+def measured(task: tuple[str, str, int, tuple[str, ...], Path | None]) -> tuple[str, dict[str, Any], float]:
+    """Kind, report and seconds of one world: a folder, or a kind and seed; what is kept of an earlier run is read."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    folder, kind, seed, names = task
+    folder, kind, seed, names, keep = task
+    kept = keep / f"{Path(folder).name or f'{kind}-{seed}'}.json" if keep else None
+    if kept and kept.exists():
+        return kind, *json.loads(kept.read_text(encoding="utf-8"))
     began = time.perf_counter()
     world = load_world(Path(folder)) if folder else made(WorldKind(kind), seed)
-    report = report_of(world, (clairvoyant(world), under_rules(world)), play(world, names))
-    return kind, report.as_json(), time.perf_counter() - began
+    report = report_of(world, (clairvoyant(world), under_rules(world)), play(world, names)).as_json()
+    seconds = time.perf_counter() - began
+    if kept:
+        kept.write_text(json.dumps([report, seconds]), encoding="utf-8")
+    return kind, report, seconds
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -200,6 +206,8 @@ def main() -> None:
     parser.add_argument("--kinds", type=WorldKind, choices=list(WorldKind), nargs="*", default=list(WorldKind))
     parser.add_argument("--worlds", type=Path, help="the world folders in here instead")
     parser.add_argument("--policies", help=f"only these, by commas, of {', '.join(POLICIES)}")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="worlds at once")
+    parser.add_argument("--keep", type=Path, help="a folder for each world's figures, from which a later run goes on")
     parser.add_argument("--hosts", type=int, default=1000, help="of the fleet; 0 leaves it out")
     parser.add_argument("--runs", type=int, default=5, help="of the fleet's program")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -208,13 +216,15 @@ def main() -> None:
     console = Console(width=max(120, Console().width))
     if given.worlds:
         folders = sorted(path for path in given.worlds.iterdir() if (path / "world.toml").is_file())
-        tasks = [(str(folder), folder.name.split("-")[0], 0, names) for folder in folders]
+        tasks = [(str(folder), folder.name.split("-")[0], 0, names, given.keep) for folder in folders]
     else:
         seeds = range(given.first_seed, given.first_seed + given.seeds)
-        tasks = [("", str(kind), seed, names) for kind in given.kinds for seed in seeds]
+        tasks = [("", str(kind), seed, names, given.keep) for seed in seeds for kind in given.kinds]
+    if given.keep:
+        given.keep.mkdir(parents=True, exist_ok=True)
     reports: dict[str, list[dict[str, Any]]] = {}
     seconds: list[float] = []
-    with Progress(console=Console(stderr=True)) as progress, ProcessPoolExecutor(os.cpu_count()) as pool:
+    with Progress(console=Console(stderr=True)) as progress, ProcessPoolExecutor(given.processes) as pool:
         doing = progress.add_task("Worlds", total=len(tasks))
         for kind, report, took in pool.map(measured, tasks):
             reports.setdefault(kind, []).append(report)
@@ -224,7 +234,7 @@ def main() -> None:
         console.print(table_of(kind, found, names))
     if seconds:
         console.print(
-            f"{statistics.median(seconds):.0f} s a world, all policies and both bounds, {os.cpu_count()} at once"
+            f"{statistics.median(seconds):.0f} s a world, all policies and both bounds, {given.processes} at once"
         )
     one = bench_fleet(given.hosts, 4, given.runs) if given.hosts else None
     if one:

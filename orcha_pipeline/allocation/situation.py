@@ -1,0 +1,65 @@
+"""What is known at the moment of planning, read from the warehouse."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from orcha_pipeline.allocation.foresight import HISTORY_DAYS
+from orcha_pipeline.allocation.gates import BUDGET_MONTH, freeze_reason
+from orcha_pipeline.model import Lever, YieldForecast
+from orcha_pipeline.warehouse import decisions, planning_rows
+from orcha_pipeline.warehouse.connection import Warehouse
+from orcha_pipeline.warehouse.decisions import NodeState
+from orcha_pipeline.warehouse.planning_rows import Quarters
+
+READINGS_COUNT_FOR = timedelta(minutes=20)
+FORECAST_COUNTS_FOR = timedelta(hours=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """Health, shares and forecasts that are recent enough to plan on, and what was changed when; all by node."""
+
+    now: datetime
+    states: Mapping[str, NodeState]
+    forecasts: Mapping[str, YieldForecast]
+    last_changed: Mapping[str, datetime]
+    steps_this_month: Mapping[str, int]
+    held_usd: Mapping[str, float] = field(default_factory=dict[str, float])
+    """What the networks keep back."""
+
+
+def read_situation(warehouse: Warehouse, now: datetime) -> Situation:
+    """The situation of all nodes."""
+    with warehouse.read() as connection:
+        return Situation(
+            now=now,
+            states=decisions.node_states(connection, since=now - READINGS_COUNT_FOR),
+            forecasts=decisions.latest_forecasts(connection, since=now - FORECAST_COUNTS_FOR),
+            last_changed=decisions.last_changes(connection),
+            steps_this_month=decisions.steps_since(connection, now - BUDGET_MONTH),
+            held_usd=planning_rows.held_usd(connection, since=now - BUDGET_MONTH),
+        )
+
+
+def read_quarters(warehouse: Warehouse, nodes: Sequence[str], now: datetime) -> Quarters:
+    """The quarter-hours of these nodes that a plan learns from."""
+    with warehouse.read() as connection:
+        return planning_rows.quarters(connection, nodes, start=now - timedelta(days=HISTORY_DAYS), end=now)
+
+
+def why_frozen(node: str, lever: Lever | None, situation: Situation) -> str:
+    """Why a node must keep what it has; empty when it may be changed."""
+    state = situation.states.get(node)
+    if state is None:
+        return "it was not read in this cycle"
+    frozen = freeze_reason(
+        now=situation.now,
+        health=state.state,
+        lever=lever,
+        last_changed=situation.last_changed.get(node),
+        restarts=situation.steps_this_month.get(node, 0),
+    )
+    if frozen:
+        return f"{frozen}: {state.reason}" if state.reason else frozen
+    return "" if state.share_is_current else "its present allocation could not be read"

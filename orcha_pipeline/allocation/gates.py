@@ -192,14 +192,17 @@ def _gain_percent_gate(plan: Plan, threshold: float) -> Gate:
         text = f"nothing is earned today, so that any gain counts; over {hold} it is {_usd(plan.gain_usd_per_hour)}/h"
     else:
         enough = gain > 0 and gain >= threshold
-        text = f"the gain over {hold}, net of restarts, is {gain:+.1f} % of today's earnings; {threshold:g} % are asked"
+        text = (
+            f"the gain over {hold}, net of what it costs, is {gain:+.1f} % of today's earnings; "
+            f"{threshold:g} % are asked"
+        )
     return Gate(name="gain_percent", value=gain, threshold=threshold, passed=enough or passed, explanation=text + why)
 
 
 def _gain_gate(plan: Plan, threshold: float) -> Gate:
     gain = plan.gain_usd_per_hour
     passed, why = _need_not_pay(plan)
-    text = f"the gain over {_span(timedelta(hours=plan.promise_hours))}, net of restarts, is {_usd(gain)}/h"
+    text = f"the gain over {_span(timedelta(hours=plan.promise_hours))}, net of what it costs, is {_usd(gain)}/h"
     return Gate(
         name="gain_usd_per_hour",
         value=gain,
@@ -343,7 +346,7 @@ def _told(plan: Plan, gates: Sequence[Gate], confidence: float | None) -> str:
     percent = "" if plan.gain_percent is None else f" ({plan.gain_percent:+.1f} %)"
     promise = (
         f"{_usd(plan.gain_usd_per_hour)}/h{percent} over {_span(timedelta(hours=plan.promise_hours))} after "
-        f"{_usd(plan.switching_cost_usd)} of restarts, {_percent(confidence)} likely to pay"
+        f"{_usd(plan.switching_cost_usd)} of costs, {_percent(confidence)} likely to pay"
     )
     must = f" It must change: {plan.forced}." if plan.forced else ""
     must += f" {plan.explores[0].upper()}{plan.explores[1:]}." if plan.explores else ""

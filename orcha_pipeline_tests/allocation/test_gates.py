@@ -58,7 +58,7 @@ def test_a_change_that_pays_is_made_and_the_reason_tells_what_it_promises():
     assert failed(decision) == []
     assert decision.reason == (
         "Moves rich from share 0.50 to 1.00, poor from share 0.50 to 0.00: 0.0441 USD/h (+80.2 %) over 60 min "
-        "after 0.000917 USD of restarts, 100 % likely to pay."
+        "after 0.000917 USD of costs, 100 % likely to pay."
     )
     assert [(c.node, c.lever, c.value_from, c.value_to) for c in decision.changes] == [
         ("rich", "limit", 50.0, 100.0),

@@ -244,7 +244,7 @@ def _solve(problem: cp.Problem) -> None:
 
     try:
         problem.solve(solver=cp.HIGHS, warm_start=False, highs_options=_OPTIONS.copy())
-    except SolverError as failure:
+    except (SolverError, ValueError) as failure:  # the latter where HiGHS ends with no status at all
         raise PlanError(f"{SOLVER} failed: {failure}. The present allocation stays") from failure
     if problem.status != cp.OPTIMAL:
         raise PlanError(f"{SOLVER} found no plan (status {problem.status}). The present allocation stays")

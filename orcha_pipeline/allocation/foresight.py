@@ -21,6 +21,7 @@ from orcha_pipeline.allocation.outlook import (
     period_means,
 )
 from orcha_pipeline.allocation.response_learning import LearntResponse, learn_response
+from orcha_pipeline.errors import PlanError
 from orcha_pipeline.model import HOUR, YieldForecast, hour_of
 
 HISTORY_DAYS = 28
@@ -40,8 +41,11 @@ def responses(rates: Floats, shares: Floats, *, prior: float) -> list[LearntResp
 def coming_hours(yields: YieldForecast, issued_at: datetime) -> dict[str, list[float]]:
     """p10, p50 and p90 of the coming 24 hours from the one of `issued_at` on; empty where the first is not forecast.
 
-    What was forecast last goes on where a forecast has a gap or ends.
+    What was forecast last goes on where a forecast has a gap or ends. Raises `PlanError` for one that is incomplete.
     """
+    for name in ("p10", "p50", "p90"):
+        if (count := len(getattr(yields, name))) != len(yields.hours):
+            raise PlanError(f"forecast of {yields.node}: {count} values of {name} for {len(yields.hours)} hours")
     known = {hour: place for place, hour in enumerate(yields.hours)}
     first = hour_of(issued_at)
     if first not in known:

@@ -41,6 +41,13 @@ class Told:
     prices: Floats | None = None
     runner_up: tuple[Pattern, Floats] | None = None
 
+    def hours_of(self, host: str) -> float:
+        """For how long what a host gains is promised: longer than an hour where a node of it moves for all its rest."""
+        if self.ahead is None:
+            return self.hours
+        slow = any(s and m.node.host == host for s, m in zip(self.ahead.slow.tolist(), self.movable, strict=True))
+        return self.hours if slow else self.ahead.hours
+
     def place(self, name: str) -> tuple[int, Movable, int | None] | None:
         """Where a node stands in it, with its position; None for one that cannot move."""
         for index, m in enumerate(self.movable):
@@ -69,7 +76,7 @@ def plan_of(
     moved = [line for line in lines if line.moves]
     lines = [replace(line, reason=explain_move(line, moved, host, binding)) if line.moves else line for line in lines]
     samples, confidence = _gain(host, told)
-    near_now = _near_earnings(lines, told.hours)
+    near_now = _near_earnings(lines, told.hours_of(host.name))
     cost = sum(line.switching_cost_usd for line in lines)
     gain = quantiles_of(samples)
     columns = [i for i, each in enumerate(nodes) if each.node.host == host.name]
@@ -78,7 +85,7 @@ def plan_of(
         host=host,
         issued_at=issued_at,
         horizon_hours=DAY_HOURS,
-        promise_hours=told.hours,
+        promise_hours=told.hours_of(host.name),
         nodes=tuple(lines),
         earnings_now_usd=_earnings(lines, outlook, columns, "share_now"),
         earnings_planned_usd=_earnings(lines, outlook, columns, "share_planned"),
@@ -126,7 +133,7 @@ def _line(each: PlanNode, outlook: Outlook, column: int, *, fixed: Mapping[str, 
         value_now=value_now,
         value_planned=value,
         yield_usd=mean_yield(DAY_HOURS),
-        near_yield_usd=mean_yield(told.hours),
+        near_yield_usd=mean_yield(told.hours_of(each.node.host)),
         switching_cost_usd=cost,
         reason=fixed.get(name) or stays,
     )
@@ -159,9 +166,11 @@ def _gain(host: Host, told: Told) -> tuple[Floats, float]:
     here = np.array([m.node.host == host.name for m in told.movable])
     planned = np.array([m.share(p) for m, p in zip(told.movable, told.positions, strict=True)])
     shares = np.where(here, planned, told.ahead.asked.reach.now)
-    slow = told.ahead.slow & here
-    # The others are divided anew every hour: what they then earn beside it is in no fixed share's difference.
-    samples = told.ahead.slow_gains if slow.any() else gains(told.ahead.asked, told.near, shares, told.ahead.hours)
+    if told.ahead.slow.any() and here.all():
+        # The others are divided anew every hour: what they then earn beside it is in no fixed share's difference.
+        samples = told.ahead.slow_gains
+    else:
+        samples = gains(told.ahead.asked, told.near, shares, told.hours_of(host.name))
     return samples, confidence_of(samples)
 
 
@@ -172,7 +181,7 @@ def _told_runner_up(host: Host, told: Told) -> tuple[str, float | None]:
     pattern, shares = told.runner_up
     asked = told.ahead.asked
     gain = asked.earned(shares) - asked.earned(asked.reach.now) - float(asked.costs[pattern.moved].sum())
-    if told.ahead.moved.any() and gain < 0:
+    if told.ahead.moved.any() and gain < 0 and host.name not in told.room.forced:
         return LEAVE, 0.0
     here = [i for i, m in enumerate(told.movable) if m.node.host == host.name and pattern.moved[i]]
     moves = ", ".join(f"{told.movable[i].node.name} to {shares[i]:.2f}" for i in here)

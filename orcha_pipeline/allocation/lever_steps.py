@@ -43,6 +43,8 @@ class Movable:
     up: tuple[int, int] | None
     must: bool
     chunk: int
+    later: tuple[float, float]
+    """The least and greatest share it can have when it does not rest."""
 
     @classmethod
     def of(cls, each: PlanNode) -> Movable:
@@ -54,8 +56,8 @@ class Movable:
         least = max(lever.step, MIN_MOVE * lever.at_full_share)
         below = min(last, math.floor((at_now - least - lever.minimum) / lever.step + _ON_GRID))
         above = max(first, math.ceil((at_now + least - lever.minimum) / lever.step - _ON_GRID))
-        down = (first, below) if below >= first and lever.safe_direction != "up" and not each.rests else None
-        up = (above, last) if above <= last and lever.safe_direction != "down" and not each.rests else None
+        down = (first, below) if below >= first and lever.safe_direction != "up" else None
+        up = (above, last) if above <= last and lever.safe_direction != "down" else None
         outside = now < node.min_share - MIN_MOVE or now > node.max_share + MIN_MOVE
         return cls(
             node=node,
@@ -63,9 +65,13 @@ class Movable:
             curvature=each.response.curvature,
             now=now,
             told=each,
-            down=down,
-            up=up,
-            must=outside and (down is not None or up is not None),
+            down=None if each.rests else down,
+            up=None if each.rests else up,
+            later=(
+                lever.share_for(lever.minimum + down[0] * lever.step) if down else now,
+                lever.share_for(lever.minimum + up[1] * lever.step) if up else now,
+            ),
+            must=outside and not each.rests and (down is not None or up is not None),
             chunk=math.ceil(MIN_MOVE * lever.at_full_share / lever.step - _ON_GRID) or 1,
         )
 

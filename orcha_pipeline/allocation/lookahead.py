@@ -148,15 +148,16 @@ def look_ahead(
     if (slow & ~resting).any():
         try:
             wanted, found = _for_their_rest(site, standing, outlook, curvature, slow=slow, costs=costs, snap=snap)
-            if found is not None:
+            if found:
                 asked, best = change(wanted)
                 slowly = wanted != now
-                samples = found.sure(asked, outlook, best.shares) - float(costs[best.pattern.moved & ~slowly].sum())
-                if snap is not None:
-                    samples -= _left_out(asked, best, slow) * found.hours / hours
-                least = NO_GAIN * float(np.abs(outlook.worth(float(LENGTHS.sum()))).max())
-                if samples.mean() > least and confidence_of(samples) >= confidence:
-                    return Ahead(best.shares, best.usd, best.pattern, hours, asked, slowly, samples, found.hours)
+                beside = float(costs[best.pattern.moved & ~slowly].sum())
+                left_out = 0.0 if snap is None else _left_out(asked, best, slow) / hours
+                samples = [each.sure(asked, outlook, best.shares) - beside - left_out * each.hours for each in found]
+                enough = NO_GAIN * float(np.abs(outlook.worth(float(LENGTHS.sum()))).max())
+                if all(each.mean() > enough and confidence_of(each) >= confidence for each in samples):
+                    gained, until = min(zip(samples, found, strict=True), key=lambda each: float(each[0].mean()))
+                    return Ahead(best.shares, best.usd, best.pattern, hours, asked, slowly, gained, until.hours)
         except PlanError:  # the others' levers cannot make the room: they are planned for alone
             pass
     asked, best = change(now)
@@ -199,10 +200,10 @@ def _for_their_rest(
     slow: Flags,
     costs: Floats,
     snap: Snap | None,
-) -> tuple[Floats, _Gain | None]:
+) -> tuple[Floats, list[_Gain]]:
     """Shares in which the slow ones that may move are where it would be best, and what is gained by moving now.
 
-    That is beside the best of moving later, or not at all (WAITS), what moves cost taken off. Today's shares and None
+    That is beside each of moving later, or not at all (WAITS), what moves cost taken off. Today's shares and nothing
     where they had better stay.
     """
     count, periods, nodes = outlook.scenarios.shape
@@ -226,9 +227,9 @@ def _for_their_rest(
     wanted = np.where(choosing & (np.abs(wanted - now) > MIN_MOVE), wanted, now)
     wanted, moved = _needed(wanted, now, moved, lambda each: best(np.where(choosing, each, resting)))
     if (wanted == now).all():
-        return now, None
+        return now, []
     spent = float(costs[wanted != now].sum())
-    found: _Gain | None = None
+    found: list[_Gain] = []
     for wait in WAITS:
         try:
             stays = best(np.where(choosing & (period < wait), now, resting))
@@ -238,12 +239,9 @@ def _for_their_rest(
         later = float(costs[choosing & (np.abs(stays.shares[-1] - now) > MIN_MOVE)].sum())
         less = (moved.by_block - stays.by_block).reshape(count, periods).sum(axis=1) - spent + later
         if less.mean() <= 0:
-            return now, None
-        if found is None or less.mean() < found.usd.mean():
-            found = _Gain(less, float(EDGES[wait]) / STEPS_AN_HOUR)
-    if found is None:
-        found = _Gain(moved.by_block.reshape(count, periods).sum(axis=1) - spent, float(LENGTHS.sum()))
-    return wanted, found
+            return now, []
+        found.append(_Gain(less, float(EDGES[wait]) / STEPS_AN_HOUR))
+    return wanted, found or [_Gain(moved.by_block.reshape(count, periods).sum(axis=1) - spent, float(LENGTHS.sum()))]
 
 
 def _needed(wanted: Floats, now: Floats, best: Best, held: Callable[[Floats], Best]) -> tuple[Floats, Best]:

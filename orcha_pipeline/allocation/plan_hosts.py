@@ -12,7 +12,7 @@ from orcha_pipeline.allocation.planner import Limit, PlanNode, Weights, plan_tog
 from orcha_pipeline.allocation.response_learning import LearntResponse
 from orcha_pipeline.allocation.situation import Situation, why_frozen
 from orcha_pipeline.errors import PlanError
-from orcha_pipeline.model import Lever, LeverMode, Node, Resources
+from orcha_pipeline.model import Lever, LeverMode, Resources
 from orcha_pipeline.settings import HostSettings, LimitSettings, NodeSettings, PlannerSettings, Settings
 from orcha_pipeline.warehouse.planning_rows import Quarters
 
@@ -149,6 +149,9 @@ def _plan_node(
     state = situation.states.get(node.name)
     share = state.share if state else None
     bounds = node.bounds_at(situation.now)
+    least, most = bounds.least, bounds.most
+    if least == most and lever is not None and lever.step > 0 and lever.at_full_share > 0:
+        least = most = lever.share_for(lever.value_for(most))  # a pin between two steps holds at the one below
     changed = situation.last_changed.get(node.name)
     frozen = "the operator has frozen it" if node.frozen else why_frozen(node.name, lever, situation)
     rests = timedelta(0)
@@ -158,7 +161,7 @@ def _plan_node(
         if rests and why_frozen(node.name, replace(lever, cooldown=timedelta(0)), situation):
             rests = timedelta(0)
     return PlanNode(
-        node=_bounded(node.to_model(), bounds.least, bounds.most),
+        node=replace(node.to_model(), min_share=least, max_share=most),
         lever=lever,
         share_now=share,
         yields=situation.forecasts.get(node.name),
@@ -175,10 +178,6 @@ def _plan_node(
         usd_per_hour=node.power_watts / 1000 * planner.power_usd_per_kwh,
         may_explore=changed is None or situation.now - changed >= EXPLORED_EVERY,
     )
-
-
-def _bounded(node: Node, least: float, most: float) -> Node:
-    return replace(node, min_share=least, max_share=most)
 
 
 def _change_cost(planner: PlannerSettings, lever: Lever | None, *, earns: float, held_usd: float) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from time import perf_counter
 
@@ -27,7 +28,7 @@ from orcha_pipeline.allocation.reasons import number
 from orcha_pipeline.allocation.response import response
 from orcha_pipeline.allocation.room import Room
 from orcha_pipeline.errors import PlanError
-from orcha_pipeline.model import SLOT, Host, Resources
+from orcha_pipeline.model import HOUR, SLOT, Host, Resources
 
 __all__ = ["Limit", "PlanNode", "Weights", "plan", "plan_together"]
 
@@ -36,7 +37,7 @@ HOURS_A_MONTH = 730.0
 LEAST_TO_LEARN = 0.05
 """A response known better than this (a standard deviation of the curvature) is not explored any more."""
 EXPLORED_BY = 0.05
-"""By how much of its share a node is moved only to learn from it, where its lever's steps allow."""
+"""By how much a share is moved only to learn from it, or to the next step of its lever."""
 
 
 def plan(
@@ -93,7 +94,7 @@ def plan_together(
     movable: list[Movable] = []
     for column, each in enumerate(nodes):
         reason = why_fixed(each, known=known[column])
-        if not reason or each.rests:
+        if not reason or (each.rests and not why_fixed(replace(each, frozen=""), known=known[column])):
             seen.append(column)
             movable.append(Movable.of(each))
         if reason:
@@ -125,7 +126,8 @@ def _solve(movable: Sequence[Movable], room: Room, near: Outlook, *, hours: floa
         costs=np.array([m.told.change_cost_usd for m in movable]),
         charge=np.array([m.told.usd_per_hour for m in movable]),
     )
-    site = Site(capacity=room.ahead, demand=room.demand, least=reach.lowest, most=reach.highest)
+    least, most = (np.array([m.later[end] for m in movable]) for end in (0, 1))
+    site = Site(capacity=room.ahead, demand=room.demand, least=np.minimum(least, most), most=most)
     wary = cautious(near, weights.risk_aversion)
     ahead = look_ahead(
         site,
@@ -149,7 +151,7 @@ def _solve(movable: Sequence[Movable], room: Room, near: Outlook, *, hours: floa
     positions = _settle(movable, room, positions, ahead)
     explores: dict[str, str] = {}
     if not any(position is not None for position in positions) and not room.forced and weights.exploration > 0:
-        positions, explores = _exploring(movable, room, ahead, weights.exploration)
+        positions, explores = _exploring(movable, room, ahead, near, weights.exploration)
     return Told(
         movable,
         room,
@@ -220,25 +222,30 @@ def _snap(movable: Sequence[Movable], room: Room) -> Snap:
 
 
 def _exploring(
-    movable: Sequence[Movable], room: Room, ahead: Ahead, most: float
+    movable: Sequence[Movable], room: Room, ahead: Ahead, near: Outlook, most: float
 ) -> tuple[list[int | None], dict[str, str]]:
-    """One small move of the node from which most is to be learnt for what it costs; or none."""
+    """One small move of the node from which most is to be learnt for what it costs; or none.
+
+    What a node that rests after it loses in all its rest, of a day at most, is counted.
+    """
     asked = ahead.asked
     stay: list[int | None] = [None] * len(movable)
     budget = most * max(0.0, asked.earned(asked.reach.now))
     best, chosen, told = 0.0, stay, dict[str, str]()
     for index, m in enumerate(movable):
         unsure = m.told.response.deviation
-        if not m.told.may_explore or unsure <= LEAST_TO_LEARN:
+        hours = min(float(DAY_HOURS), max(ahead.hours, m.lever.cooldown / HOUR))
+        worth = float(near.worth(hours)[index])
+        if not m.told.may_explore or unsure <= LEAST_TO_LEARN or worth <= 0:
             continue
         for side, sign in ((m.up, 1), (m.down, -1)):
             if side is None:
                 continue
             step = m.step_below(m.now + sign * EXPLORED_BY, up=sign > 0)
             positions: list[int | None] = [*stay[:index], step, *stay[index + 1 :]]
-            shares = asked.reach.now.copy()
-            shares[index] = m.share(step)
-            loss = asked.earned(asked.reach.now) - asked.earned(shares) + float(asked.costs[index])
+            more = m.share(step) - m.now
+            earns = worth * (response(m.share(step), m.curvature) - response(m.now, m.curvature))
+            loss = m.told.usd_per_hour * hours * more - earns + float(asked.costs[index])
             if loss <= budget and room.fits(movable, positions) and unsure / max(loss, 1e-12) > best:
                 best, chosen = unsure / max(loss, 1e-12), positions
                 told = {

@@ -53,7 +53,7 @@ def _main_resource(line: NodePlan, host: Host, binding: Sequence[str]) -> str:
     demand = line.node.demand.as_dict()
     capacity = host.capacity.as_dict()
     for resource in binding:
-        if demand[resource] > 0:
+        if demand.get(resource, 0.0) > 0:  # a limit that hosts share is no resource
             return resource
     return max(demand, key=lambda name: demand[name] / capacity[name] if capacity[name] > 0 else 0.0)
 

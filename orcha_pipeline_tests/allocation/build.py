@@ -1,10 +1,11 @@
 """Hosts, nodes, levers and forecasts for the tests of planning and deciding."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from orcha_pipeline.allocation.planner import PlanNode, Weights, plan
+from orcha_pipeline.allocation.planner import Limit, PlanNode, Weights, plan, plan_together
 from orcha_pipeline.allocation.response_learning import LearntResponse
 from orcha_pipeline.model import Host, Lever, LeverMode, Node, Resources, YieldForecast
 
@@ -89,3 +90,14 @@ def planned(host: Host, *nodes: PlanNode, hold=1.0, freedom=0.0, **weights: Any)
 
 def shares(made) -> dict[str, float | None]:
     return {line.node.name: line.share_planned for line in made.nodes}
+
+
+def on(host: Host, node: PlanNode) -> PlanNode:
+    """The same node on another host."""
+    return replace(node, node=replace(node.node, host=host.name))
+
+
+def planned_together(hosts: Sequence[Host], nodes: Sequence[PlanNode], *limits: Limit, hold=1.0, **weights: Any):
+    """A plan a host, as `planned` makes one."""
+    weighed = Weights(**{"freedom": 0.0, **weights})
+    return plan_together(hosts, nodes, hold_hours=hold, issued_at=NOW, limits=limits, weights=weighed)

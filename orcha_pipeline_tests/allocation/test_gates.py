@@ -1,10 +1,11 @@
+import math
 from dataclasses import replace
 from datetime import timedelta
 from statistics import NormalDist
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orcha_pipeline.allocation.gates import (
@@ -14,8 +15,10 @@ from orcha_pipeline.allocation.gates import (
     freeze_reason,
     hold_without_plan,
 )
+from orcha_pipeline.allocation.plan import SharedUse
+from orcha_pipeline.errors import PlanError
 from orcha_pipeline.model import HealthState, Verdict
-from orcha_pipeline.settings import PlannerSettings
+from orcha_pipeline.settings import PRESETS, PlannerSettings
 from orcha_pipeline_tests.allocation.build import NOW, a_host, a_lever, a_node, planned
 
 MINUTE = timedelta(minutes=1)
@@ -261,3 +264,148 @@ def test_no_history_of_changes_gets_past_the_rate_limit_and_the_hold(ago, limit,
 
 
 PLAN = a_plan()
+
+
+# --- limits shared with other hosts
+
+
+def sharing(now: float, planned_use: float, others: float):
+    use = SharedUse(name="address", limit=1.0, now=now, planned=planned_use, others=others)
+    return decided(replace(a_plan(), shared=(use,)))
+
+
+def test_a_host_that_grows_waits_until_the_others_have_made_room():
+    decision = sharing(0.3, 0.9, others=0.7)
+    assert failed(decision) == ["limit:address"]
+    held = gate(decision, "limit:address")
+    assert (held.value, held.threshold) == (pytest.approx(1.6), 1.0)
+    assert decision.reason == (
+        "Holds: with what the other hosts take now, 1.6 of the 1 that address allows would be taken."
+    )
+    assert failed(sharing(0.3, 0.9, others=0.1)) == []
+
+
+@pytest.mark.parametrize("planned_use", [0.1, 0.3])
+def test_a_host_that_takes_no_more_of_a_limit_need_not_wait(planned_use):
+    assert failed(sharing(0.3, planned_use, others=2.0)) == []
+
+
+@given(st.floats(0, 2), st.floats(0, 2), st.floats(0, 2))
+def test_no_growth_beyond_a_shared_limit_is_let_through(now, planned_use, others):
+    passes = failed(sharing(now, planned_use, others)) == []
+    assert passes is (planned_use + others <= 1 + 1e-6 or planned_use <= now * (1 + 1e-6))
+
+
+def test_a_plan_that_changes_nothing_is_held_against_no_limit():
+    use = SharedUse(name="address", limit=1.0, now=0.9, planned=0.9, others=0.9)
+    assert failed(decided(replace(a_plan(rich=0.05, poor=0.05), shared=(use,)))) == ["plan_differs"]
+
+
+# --- moves only made to learn
+
+
+def an_exploring_plan():
+    nodes = [replace(a_node(name, 0.05, 0.5), may_explore=True) for name in ("rich", "poor")]
+    return planned(a_host(cpu=10), *nodes, exploration=0.05)
+
+
+def test_a_change_that_is_made_to_learn_need_not_pay_but_keeps_every_other_rule():
+    plan = an_exploring_plan()
+    (moved,) = plan.moved
+    assert plan.gain_usd_per_hour < 0
+    decision = decided(plan, PlannerSettings(min_gain_percent=10, min_gain_usd_per_hour=1, min_confidence=0.9))
+    assert decision.verdict is Verdict.REALLOCATE
+    assert f" {plan.explores[0].upper()}{plan.explores[1:]}." in decision.reason
+    assert "it need not pay, for " in gate(decision, "gain_usd_per_hour").explanation
+    assert failed(decided(plan, changes=[NOW - MINUTE])) == ["hold"]
+    assert failed(decided(plan, PlannerSettings(max_changes_per_hour=0))) == ["rate_limit"]
+    assert failed(decided(plan, health={})) == ["health"]
+    assert failed(decided(plan, readings_age=None)) == ["readings_fresh"]
+    assert failed(decided(plan, forecast_age=None)) == ["forecast_fresh"]
+    stuck = [replace(line, lever=replace(line.lever, writable=False)) for line in plan.nodes]
+    assert failed(decided(replace(plan, nodes=tuple(stuck)))) == ["writable"]
+    resting = [replace(line, lever=replace(line.lever, cooldown=timedelta(hours=24))) for line in plan.nodes]
+    decision = decided(replace(plan, nodes=tuple(resting)), last_changed={moved.node.name: NOW - 60 * MINUTE})
+    assert failed(decision) == [f"cooldown:{moved.node.name}"]
+    use = SharedUse(name="address", limit=1.0, now=0.5, planned=0.6, others=1.0)
+    assert failed(decided(replace(plan, shared=(use,)))) == ["limit:address"]
+
+
+# --- how sure it must be
+
+
+@pytest.mark.parametrize(("more", "fails"), [(-0.01, []), (0.0, []), (0.01, ["confidence"])])
+def test_a_change_must_be_as_sure_to_pay_as_the_settings_ask(more, fails):
+    plan = a_plan(rich=0.030, poor=0.025, spread=1.0, restart=0.0)
+    assert 0.5 < plan.confidence < 0.9
+    decision = decided(plan, PlannerSettings(min_confidence=plan.confidence + more))
+    assert failed(decision) == fails
+    assert gate(decision, "confidence").threshold == plan.confidence + more
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_each_preset_asks_for_its_own_confidence(preset):
+    asked = PRESETS[preset]["min_confidence"]
+    assert gate(decided(settings=PlannerSettings(preset=preset)), "confidence").threshold == asked
+    unsure = replace(a_plan(rich=10.0, poor=1.0), confidence=asked - 0.01)
+    assert failed(decided(unsure, PlannerSettings(preset=preset))) == ["confidence"]
+
+
+def test_a_plan_of_unknown_confidence_is_held():
+    assert failed(decided(replace(a_plan(), confidence=None))) == ["confidence"]
+
+
+# --- from what is known to the decision
+
+
+def come_to(*nodes, cpu=10.0):
+    """The decision on a plan; on there being none where planning fails."""
+    try:
+        plan = planned(a_host(cpu=cpu), *nodes)
+    except PlanError as error:
+        return hold_without_plan(decision_id="d-3", host="box", now=NOW, reason=str(error))
+    return decided(plan, PlannerSettings(min_confidence=0.0))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "told"),
+    [
+        ([a_node("rich", [0.1, math.nan, *[0.1] * 22], 0.5)], "there is no plan. forecast of rich: p10"),
+        ([a_node("rich", 0.1, math.nan)], "there is no plan. present share of rich is nan"),
+        ([a_node("rich", 0.1, 0.9, low=0.8), a_node("poor", 0.1, 0.9, low=0.8)], "there is no plan. host box: no allo"),
+        ([a_node("rich", 0.1, 0.5, cpu=1000.0, low=0.1)], "there is no plan. host box: no allocation fits"),
+        ([a_node("rich", 0.1, 0.5, frozen="pinned"), a_node("poor", 0.1, 0.4, frozen="pinned")], "what is there"),
+        ([a_node("rich", None, 0.3), a_node("poor", None, 0.3)], "what is there"),
+        ([a_node("rich", 0.1, None), a_node("poor", 0.1, None)], "what is there"),
+        ([a_node("rich", 0.0, 0.3), a_node("poor", 0.0, 0.3)], "what is there"),
+        ([a_node("rich", -0.1, 0.05, low=0.05), a_node("poor", -0.1, 0.05, low=0.05)], "what is there"),
+        ([a_node("rich", 0.1, 0.3, lever=None)], "what is there"),
+        ([], "what is there"),
+    ],
+    ids=[
+        "forecast that is no number",
+        "share that is no number",
+        "bounds above capacity",
+        "demand above capacity",
+        "all frozen",
+        "no forecast",
+        "no share",
+        "zero yields",
+        "negative yields",
+        "no lever",
+        "no node",
+    ],
+)
+def test_what_cannot_be_planned_ends_in_a_hold_with_its_reason(nodes, told):
+    decision = come_to(*nodes)
+    assert decision.verdict is Verdict.HOLD
+    assert decision.changes == ()
+    assert decision.reason.startswith("Holds: ")
+    assert told in decision.reason
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.tuples(*[st.floats(-0.2, 0.0)] * 2), st.tuples(*[st.floats(0, 0.5)] * 2))
+def test_no_node_grows_that_earns_nothing_or_loses(usd, now):
+    decision = come_to(a_node("rich", usd[0], now[0]), a_node("poor", usd[1], now[1]))
+    assert all(change.share_to < change.share_from for change in decision.changes)

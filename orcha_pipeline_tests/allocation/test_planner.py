@@ -8,12 +8,23 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
+from orcha_pipeline.allocation.outlook import PERIODS
 from orcha_pipeline.allocation.plan import MIN_MOVE
-from orcha_pipeline.allocation.planner import PlanNode
+from orcha_pipeline.allocation.planner import EXPLORED_BY, LEAST_TO_LEARN, Limit, PlanNode, Weights, plan
 from orcha_pipeline.allocation.response_learning import LearntResponse
 from orcha_pipeline.errors import PlanError
 from orcha_pipeline.model import RESOURCES, Node, Resources
-from orcha_pipeline_tests.allocation.build import NOW, a_forecast, a_host, a_lever, a_node, planned, shares
+from orcha_pipeline_tests.allocation.build import (
+    NOW,
+    a_forecast,
+    a_host,
+    a_lever,
+    a_node,
+    on,
+    planned,
+    planned_together,
+    shares,
+)
 
 SOLVES = settings(max_examples=40, deadline=None)
 
@@ -385,3 +396,286 @@ def test_a_second_plan_with_other_numbers_reuses_the_compiled_program_and_forget
     again = planned(a_host(cpu=10), a_node("a", 0.1, 0.5), a_node("b", 0.01, 0.5))
     assert shares(first) == shares(again)
     assert shares(other)["a"] == shares(first)["b"]
+
+
+def assume_earthly(nodes):
+    """No yields beside which others drown in the solver's arithmetic."""
+    assume(not any(each.yields and 0 < abs(each.yields.p50[0]) < 1e-9 for each in nodes))
+
+
+# --- hosts that share a limit
+
+ATTIC, BARN = replace(a_host(cpu=10), name="attic"), replace(a_host(cpu=10), name="barn")
+
+
+def across(rich=0.10, poor=0.01, now=(0.3, 0.6), **changes):
+    return [
+        on(ATTIC, a_node("rich", rich, now[0], curvature=1.0, **changes)),
+        on(BARN, a_node("poor", poor, now[1], curvature=1.0, **changes)),
+    ]
+
+
+def test_a_limit_takes_from_one_host_what_earns_more_on_another():
+    limit = Limit(name="address", use={"rich": 1.0, "poor": 1.0}, most=1.0)
+    attic, barn = planned_together([ATTIC, BARN], across(), limit)
+    assert (shares(attic), shares(barn)) == ({"rich": 1.0}, {"poor": 0.0})
+    assert attic.binding == ("cpu_threads", "address")  # a whole host and a whole limit
+    (use,) = barn.shared
+    assert (use.name, use.limit, use.now, use.planned, use.others) == ("address", 1.0, 0.6, 0.0, 0.3)
+
+
+def test_without_a_limit_hosts_are_planned_as_if_alone():
+    attic, barn = planned_together([ATTIC, BARN], across())
+    assert (shares(attic), shares(barn)) == ({"rich": 1.0}, {"poor": 1.0})
+    assert attic.shared == barn.shared == ()
+
+
+def test_a_limit_that_leaves_room_changes_nothing():
+    limit = Limit(name="address", use={"rich": 1.0, "poor": 1.0}, most=2.5)
+    bound = planned_together([ATTIC, BARN], across(), limit)
+    assert [shares(each) for each in bound] == [shares(each) for each in planned_together([ATTIC, BARN], across())]
+    assert all("address" not in each.binding and "address" not in each.shadow_prices for each in bound)
+
+
+def test_what_frozen_nodes_take_of_a_limit_is_left_to_them():
+    limit = Limit(name="address", use={"rich": 1.0, "poor": 1.0}, most=1.0)
+    rich, poor = across()
+    attic, barn = planned_together([ATTIC, BARN], [rich, replace(poor, frozen="pinned")], limit)
+    assert shares(attic) == {"rich": pytest.approx(0.4)}
+    assert shares(barn) == {"poor": 0.6}
+
+
+def test_a_limit_that_nothing_fits_is_named():
+    limit = Limit(name="address", use={"rich": 1.0, "poor": 1.0}, most=0.5)
+    with pytest.raises(PlanError, match="limit address: no allocation fits"):
+        planned_together([ATTIC, BARN], across(low=0.3), limit)
+
+
+@SOLVES
+@given(st.floats(0.05, 30), st.tuples(*[st.floats(0.1, 20)] * 2), st.tuples(*[st.floats(0, 1)] * 2), st.floats(0, 0.2))
+def test_hosts_planned_together_keep_every_limit(most, use, now, rich):
+    limit = Limit(name="uplink", use=dict(zip(("rich", "poor"), use, strict=True)), most=most)
+    made = planned_together([ATTIC, BARN], across(rich=rich, now=now), limit)
+    told = {name: share for each in made for name, share in shares(each).items()}
+    assert sum(limit.use[name] * share for name, share in told.items()) <= most * (1 + 2e-6) + 1e-6
+    for each in made:
+        assert [(shared.name, shared.limit) for shared in each.shared] == [("uplink", most)]
+
+
+# --- levers that cannot be taken back
+
+
+@SOLVES
+@given(hosts, nodes_of_a_host(), st.lists(st.sampled_from(["up", "down", "both"]), min_size=4, max_size=4))
+def test_a_lever_is_only_moved_in_its_safe_direction(host, nodes, directions):
+    assume_earthly(nodes)
+    nodes = [
+        replace(each, lever=each.lever and replace(each.lever, safe_direction=direction))
+        for each, direction in zip(nodes, directions, strict=False)
+    ]
+    made = or_none(host, nodes)
+    if made is None:
+        return
+    for each, line in zip(nodes, made.nodes, strict=True):
+        if line.moves and each.lever.safe_direction == "up":
+            assert line.share_planned > each.share_now
+        if line.moves and each.lever.safe_direction == "down":
+            assert line.share_planned < each.share_now
+
+
+@pytest.mark.parametrize(("safe", "share"), [("both", 0.0), ("down", 0.0), ("up", 0.7)])
+def test_room_is_only_made_by_what_may_shrink(safe, share):
+    made = planned(a_host(cpu=10), a_node("a", 0.10, 0.3), a_node("b", 0.001, 0.7, safe_direction=safe))
+    assert shares(made) == {"a": pytest.approx(1 - share), "b": share}
+
+
+# --- moves only made to learn
+
+
+def curious(name, usd=0.05, now=0.5, *, deviation=0.15, **changes):
+    each = a_node(name, usd, now, **changes)
+    return replace(each, response=replace(each.response, deviation=deviation), may_explore=True)
+
+
+def test_without_exploration_nothing_is_moved_to_learn():
+    made = planned(a_host(cpu=10), curious("a"), curious("b"))
+    assert made.moved == ()
+    assert made.explores == ""
+
+
+def test_exploration_moves_one_node_a_little_and_says_what_for():
+    made = planned(a_host(cpu=10), curious("a"), curious("b", deviation=0.06), exploration=0.05)
+    assert [line.node.name for line in made.moved] == ["a"]
+    assert abs(shares(made)["a"] - 0.5) == pytest.approx(EXPLORED_BY)
+    assert made.explores.startswith(
+        "a is moved to learn how its earnings answer: its curvature is known to 0.15 only; this costs "
+    )
+    assert -0.05 * 0.1 * 0.5**0.9 <= made.gain_usd_per_hour < 0
+    assert made.forced == ""
+
+
+def test_what_pays_is_moved_first_and_nothing_is_explored_beside_it():
+    made = planned(a_host(cpu=10), curious("a", 0.2), curious("b", 0.01), exploration=0.05)
+    assert made.gain_usd_per_hour > 0
+    assert made.explores == ""
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [replace(curious("a"), may_explore=False), replace(curious("b"), may_explore=False)],
+        [curious("a", deviation=LEAST_TO_LEARN), curious("b", deviation=LEAST_TO_LEARN)],
+        [curious("a", frozen="at risk"), curious("b", frozen="at risk")],
+        [curious("a", step=25.0), curious("b", step=25.0)],
+        [curious("a", restart=3600), curious("b", restart=3600)],
+        pytest.param(
+            [curious("a", 0.0), curious("b", 0.0)],
+        ),
+        [curious("a", low=0.5, high=0.5), curious("b", low=0.5, high=0.5)],
+    ],
+    ids=["changed lately", "known well", "frozen", "coarse lever", "dear restart", "nothing earned", "no way to go"],
+)
+def test_nothing_is_explored_where_nothing_may_or_where_it_costs_too_much(nodes):
+    made = planned(a_host(cpu=10), *nodes, exploration=0.05)
+    assert made.moved == ()
+    assert made.explores == ""
+
+
+def test_an_allocation_that_cannot_stay_is_no_time_to_explore():
+    made = planned(a_host(cpu=9), curious("a"), curious("b"), exploration=0.05)
+    assert made.forced
+    assert made.explores == ""
+
+
+@SOLVES
+@given(hosts, nodes_of_a_host(whole=True, restart=0.0), st.floats(0, 0.05))
+def test_exploration_moves_at_most_one_node_and_costs_at_most_its_budget(host, nodes, budget):
+    assume_earthly(nodes)
+    nodes = [replace(each, may_explore=True) for each in nodes]
+    try:
+        made = planned(host, *nodes, exploration=budget)
+    except PlanError:
+        return
+    if not made.explores:
+        return
+    (line,) = made.moved
+    assert line.node.name in made.explores
+    step = max(line.lever.share_for(line.lever.step), MIN_MOVE)
+    assert abs(line.share_planned - line.share_now) <= EXPLORED_BY + 2 * step + 1e-6  # from between two steps
+    earned = sum(each.yields.p50[0] * each.share_now**each.response.curvature for each in nodes)
+    assert -made.gain_usd_per_hour <= budget * earned + 1e-9
+    for name, used in made.use_planned.as_dict().items():
+        assert used <= host.capacity.as_dict()[name] * (1 + 2e-6)
+
+
+def test_what_rests_for_a_day_after_it_is_explored_costs_at_most_the_budget_in_that_day():
+    rested = curious("a", cooldown=timedelta(hours=24))
+    made = planned(a_host(cpu=10), rested, a_node("b", 0.05, 0.5), exploration=0.05)
+    lost = made.earnings_now_usd.p50 - made.earnings_planned_usd.p50
+    assert lost <= 0.05 * 0.1 * 0.5**0.9
+
+
+# --- a capacity that will change
+
+
+def in_hours(first, then, after=3):
+    """The capacity of each period: `then` CPU threads from so many hours on."""
+    return [a_host(cpu=first).capacity] * after + [a_host(cpu=then).capacity] * (len(PERIODS) - after)
+
+
+@pytest.mark.parametrize(("cooldown", "share"), [(0, 1.0), (24, 0.4)])
+def test_a_node_that_rests_for_a_day_does_not_grow_into_what_is_gone_in_three_hours(cooldown, share):
+    node = a_node("a", 0.05, 0.2, curvature=1.0, cooldown=timedelta(hours=cooldown))
+    known = {"hold_hours": 1.0, "issued_at": NOW, "weights": Weights(freedom=0.0)}
+    made = plan(a_host(cpu=10), [node], coming=in_hours(10, 4), **known)
+    assert shares(made) == {"a": pytest.approx(share, abs=1e-6)}
+    assert shares(plan(a_host(cpu=10), [node], **known)) == {"a": 1.0}
+
+
+def test_a_node_that_rests_for_a_day_and_takes_more_than_there_will_be_is_still_planned():
+    node = a_node("a", 0.05, 0.8, cooldown=timedelta(hours=24))
+    frozen = replace(node, frozen="its cool-down lasts 20 h more", rests=timedelta(hours=20))
+    for each in (node, frozen):
+        made = plan(a_host(cpu=10), [each], coming=in_hours(10, 4), hold_hours=1.0, issued_at=NOW)
+        assert shares(made)["a"] <= 0.8
+
+
+def test_a_node_in_its_cool_down_is_planned_for_when_it_wakes():
+    # In two hours `a` may take what `b` would hold for a day.
+    waking = replace(a_node("a", 0.50, 0.3), frozen="its cool-down lasts 2 h more", rests=timedelta(hours=2))
+    made = planned(a_host(cpu=10), waking, a_node("b", 0.01, 0.3, cooldown=timedelta(hours=24)))
+    assert shares(made)["a"] == 0.3
+    assert shares(made)["b"] <= 0.3
+
+
+def test_a_node_in_its_cool_down_of_which_nothing_is_known_stops_no_plan():
+    gone = replace(a_node("a", None, 0.3), frozen="its cool-down lasts 2 h more", rests=timedelta(hours=2))
+    stuck = replace(a_node("a", 0.5, 0.3, step=0.0), frozen="its cool-down lasts 2 h more", rests=timedelta(hours=2))
+    for each in (gone, stuck):
+        assert shares(planned(a_host(cpu=10), each, a_node("b", 0.01, 0.3))) == {"a": 0.3, "b": pytest.approx(0.7)}
+
+
+# --- what a unit more would earn
+
+
+def test_only_what_is_scarce_has_a_price_and_a_unit_more_earns_it():
+    nodes = [a_node("a", 0.10, 0.5, curvature=1.0), a_node("b", 0.04, 0.5, curvature=1.0)]
+    made, more = planned(a_host(cpu=13), *nodes), planned(a_host(cpu=14), *nodes)
+    assert made.shadow_prices == {"cpu_threads": pytest.approx(730 * 0.04 / 10)}
+    earned = more.solver_objective_usd - made.solver_objective_usd
+    assert 730 * earned == pytest.approx(made.shadow_prices["cpu_threads"], rel=1e-3)
+    assert planned(a_host(cpu=30), *nodes).shadow_prices == {}
+
+
+@SOLVES
+@given(hosts, nodes_of_a_host(whole=True, curvature=1.0, restart=0.0), st.sampled_from(RESOURCES))
+def test_a_unit_more_earns_at_most_its_price_and_at_least_what_it_is_then(host, nodes, resource):
+    assume_earthly(nodes)
+    nodes = [replace(each, lever=a_lever(full=1.0, step=1e-6)) for each in nodes]
+    more = {**host.capacity.as_dict(), resource: host.capacity.as_dict()[resource] + 1}
+    made = or_none(host, nodes)
+    if made is None:
+        return
+    wider = planned(replace(host, capacity=Resources(**more)), *nodes)
+    used = made.use_planned.as_dict()
+    for name, price in made.shadow_prices.items():
+        assert price > 0
+        assert used[name] >= host.capacity.as_dict()[name] * 0.9 or not made.moved  # up to moves too small to make
+    earned = 730 * (wider.solver_objective_usd - made.solver_objective_usd)
+    unsure = 730 * MIN_MOVE * sum(each.yields.p50[0] for each in nodes) + 1e-2
+    assert earned <= made.shadow_prices.get(resource, 0.0) + unsure
+    assert earned >= wider.shadow_prices.get(resource, 0.0) - unsure
+
+
+# --- what else would be best
+
+
+@SOLVES
+@given(hosts, nodes_of_a_host(whole=True, curvature=1.0, restart=0.0))
+def test_the_runner_up_never_promises_more_than_the_plan(host, nodes):
+    assume_earthly(nodes)
+    nodes = [replace(each, lever=a_lever(full=1.0, step=1e-6)) for each in nodes]
+    made = or_none(host, nodes)
+    if made is None or made.runner_up_usd_per_hour is None or made.forced:
+        return
+    assert made.runner_up
+    assert made.runner_up_usd_per_hour <= made.gain_usd_per_hour + 1e-4
+
+
+def test_to_leave_everything_is_no_runner_up_where_it_cannot_stay():
+    made = planned(a_host(cpu=10), a_node("a", 0.05, 0.8), a_node("b", 0.04, 0.8))
+    assert made.forced
+    assert made.runner_up.startswith("move ")
+    assert made.runner_up_usd_per_hour <= made.gain_usd_per_hour + 1e-4
+
+
+# --- doubt
+
+
+@pytest.mark.parametrize("doubtful", ["a", "b"])
+def test_risk_aversion_prefers_the_steadier_of_two_equal_nodes(doubtful):
+    nodes = [a_node(name, 0.05, 0.5, curvature=1.0, spread=0.9 if name == doubtful else 0.05) for name in ("a", "b")]
+    assert planned(a_host(cpu=10), *nodes).moved == ()
+    made = planned(a_host(cpu=10), *nodes, risk_aversion=0.5)
+    assert shares(made)[doubtful] == 0.0
+    assert sum(shares(made).values()) == pytest.approx(1.0)

@@ -88,7 +88,9 @@ def list_decisions(
     as_json: DecisionsAsJson = False,
 ) -> None:
     """List what was decided: what changed, what it was to gain, and what it gained."""
-    from orcha_pipeline.decision_view import log, log_json, log_view, span_of
+    from orcha_pipeline.decision_json import log_json
+    from orcha_pipeline.decision_stories import log, span_of
+    from orcha_pipeline.decision_view import log_view
     from orcha_pipeline.installation import open_installation
     from orcha_pipeline.nodes_json import as_text
 
@@ -110,7 +112,9 @@ def explain(
     as_json: DecisionsAsJson = False,
 ) -> None:
     """Tell one decision in full: why, what it promised, how sure that was, what was done and what came of it."""
-    from orcha_pipeline.decision_view import explanation, explanation_json, story
+    from orcha_pipeline.decision_json import explanation_json
+    from orcha_pipeline.decision_stories import story
+    from orcha_pipeline.decision_view import explanation
     from orcha_pipeline.installation import open_installation
     from orcha_pipeline.nodes_json import as_text
 

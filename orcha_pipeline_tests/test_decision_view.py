@@ -4,15 +4,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
+from orcha_pipeline.decision_stories import DecisionLog, Story, span_of
 from orcha_pipeline.decision_view import (
-    DecisionLog,
-    Story,
     decision_table,
     explanation,
     log_view,
     response_in_words,
     shadow_price_in_words,
-    span_of,
 )
 from orcha_pipeline.errors import OrchaError
 from orcha_pipeline.model import HOUR, ApplicationStatus, Gate, Verdict

@@ -235,6 +235,13 @@ def _told(row: DecisionRow) -> dict[str, Any]:
         f"{row.host}: why": row.reason,
         f"{row.host}: gates": dg.MetadataValue.table(gates),
     }
+    if row.hours is not None and row.gain_usd_per_hour is not None:
+        found[f"{row.host}: expected gain, USD per hour"] = row.gain_usd_per_hour
+        found[f"{row.host}: promised for, hours"] = row.hours
+    if row.runner_up:
+        found[f"{row.host}: runner-up"] = row.runner_up
+    if row.shadow_prices:
+        found[f"{row.host}: a unit more would earn, USD a month"] = dg.MetadataValue.json(dict(row.shadow_prices))
     if lines:
         found[f"{row.host}: allocations"] = dg.MetadataValue.table(lines)
     return found

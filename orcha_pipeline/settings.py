@@ -15,8 +15,8 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from orcha_pipeline.allocation.timetable import DAYS, Bounds, Rule, Weekly, bounds_at
 from orcha_pipeline.model import RESOURCES, Host, Node, Resources
+from orcha_pipeline.timetable import DAYS, Bounds, Rule, Weekly, bounds_at
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]

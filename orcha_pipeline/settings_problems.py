@@ -19,7 +19,6 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from orcha_pipeline.allocation.timetable import Weekly
 from orcha_pipeline.model import RESOURCES, Resources
 from orcha_pipeline.settings import (
     HostScheduleSettings,
@@ -31,6 +30,7 @@ from orcha_pipeline.settings import (
     ScheduleSettings,
     Settings,
 )
+from orcha_pipeline.timetable import Weekly
 from orcha_pipeline.toml_positions import KeyPath
 
 _BYTES = {

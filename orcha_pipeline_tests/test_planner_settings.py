@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from orcha_pipeline.allocation.timetable import Bounds
 from orcha_pipeline.model import RESOURCES, Resources
 from orcha_pipeline.settings import PRESETS, HostSettings, NodeSettings, PlannerSettings, Preset
 from orcha_pipeline.settings_file import load_settings
+from orcha_pipeline.timetable import Bounds
 
 AMOUNTS = {"cpu_threads": 8.0, "memory_gib": 16.0, "disk_gb": 4000.0, "bandwidth_mbps": 250.0}
 EVENING = {"from": "18:00", "until": "23:00"}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orcha_pipeline.allocation.timetable import DAYS, Bounds, Rule, Weekly, bounds_at
+from orcha_pipeline.timetable import DAYS, Bounds, Rule, Weekly, bounds_at
 
 EVERY_DAY = frozenset(range(7))
 EVENING = Weekly(time(18), time(23), EVERY_DAY, "Europe/Berlin")

@@ -87,10 +87,12 @@ def gains(asked: Question, outlook: Outlook, shares: Floats, hours: float) -> Fl
 def confidence_of(samples: Floats) -> float:
     """The probability that a change pays, by what it brings in equally likely futures.
 
-    Of few futures it is taken as if they were normal, of many it is the part in which it pays.
+    Of few futures it is taken as if they were normal, of many it is the part in which it pays, of those in which it
+    makes a difference: where a node earns nothing whatever its share, it makes none.
     """
     if len(samples) >= FEW:
-        return float((samples > 0).mean())
+        pays, loses = (samples > 0).sum(), (samples < 0).sum()
+        return float(pays / (pays + loses)) if pays + loses else 0.0
     spread = float(samples.std(ddof=1)) if len(samples) > 1 else 0.0
     if spread <= 0:
         return float(samples.mean() > 0)

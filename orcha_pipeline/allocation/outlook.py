@@ -265,11 +265,15 @@ def outlook_of_quantiles(p10: Floats, p50: Floats, p90: Floats) -> Outlook:
     Errors of different nodes are independent. The middle counts as the mean, and is the only scenario.
     """
     nodes = p50.shape[1]
-    ranks = (np.arange(1, LIKELY + 1)[:, None] * _IRRATIONAL ** -np.arange(1.0, nodes + 1)) % 1.0
-    normal = norm.ppf(np.clip(ranks, 0.5 / LIKELY, 1 - 0.5 / LIKELY))[:, None, :]  # (L, 1, P)
+    places = (np.arange(1, LIKELY + 1)[:, None] * _IRRATIONAL ** -np.arange(1.0, nodes + 1)) % 1.0
+    ranks = (places.argsort(axis=0).argsort(axis=0) + 0.5) / LIKELY  # each node's are even
+    normal = norm.ppf(ranks)[:, None, :]  # (L, 1, P)
     spread = np.where(normal < 0, p50 - p10, p90 - p50) / norm.ppf(0.9)
-    errors = normal * spread
-    return Outlook(p50, p50[None], p50 + errors - errors.mean(axis=0))
+    # What is not forecast to lose earns nothing at worst.
+    drawn = np.maximum(p50 + normal * spread, np.minimum(p10, 0.0))
+    mean = drawn.mean(axis=0)
+    scaled = (p10 >= 0) & (mean > 0)
+    return Outlook(p50, p50[None], np.where(scaled, drawn * (p50 / np.where(scaled, mean, 1.0)), drawn - mean + p50))
 
 
 def merged(outlook: Outlook, others: Outlook, which: Flags) -> Outlook:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orcha_pipeline.allocation.lookahead import Standing, look_ahead
+from orcha_pipeline.allocation.lookahead import Standing, confidence_of, look_ahead
 from orcha_pipeline.allocation.outlook import PERIODS, Outlook
 from orcha_pipeline.allocation.plan import MIN_MOVE
 from orcha_pipeline.allocation.programs import Site
@@ -144,3 +144,11 @@ def test_no_plan_exceeds_a_capacity_a_bound_or_moves_what_rests(seed, nodes):
     np.testing.assert_array_equal(ahead.shares[rests > 0], now[rests > 0])
     np.testing.assert_array_equal(ahead.moved, ahead.shares != now)
     assert (np.abs(ahead.shares - now)[ahead.moved] > MIN_MOVE).all()
+
+
+def test_confidence_is_the_part_of_many_futures_in_which_a_change_pays_or_that_of_a_normal_of_few():
+    assert confidence_of(np.array([1.0] * 60 + [-1.0] * 20 + [0.0] * 20)) == pytest.approx(0.75)
+    assert confidence_of(np.zeros(100)) == 0.0
+    assert confidence_of(np.array([2.0, 0.0])) == pytest.approx(0.7602, abs=1e-3)  # one deviation is 2 ** 0.5
+    assert confidence_of(np.array([0.5])) == 1.0
+    assert confidence_of(np.array([-0.5])) == 0.0

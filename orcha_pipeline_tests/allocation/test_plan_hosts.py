@@ -250,6 +250,10 @@ def test_no_plan_takes_more_of_a_limit_than_it_allows(most, now, usd, cooldown):
     made = plans(
         settings, shares=dict(zip("abc", now, strict=True)), usd=dict(zip("abc", usd, strict=True)), levers=levers
     )
+    if any(each.plan is None for each in made.values()):
+        assert most < 0.13  # their least shares and a step of each
+        assert all("no allocation fits" in each.reason for each in made.values())
+        return
     planned = shares_of(*made.values())
     assert planned["a"] + planned["b"] <= most * (1 + 2e-6) + 2e-6
     for each in made.values():

@@ -30,7 +30,7 @@ from orcha_pipeline.automation.jobs import RECORD_HISTORY
 from orcha_pipeline.controllers.docker import DockerController
 from orcha_pipeline.dagster_api import partition_key
 from orcha_pipeline.errors import AdapterError, ApiError
-from orcha_pipeline.model import hour_of
+from orcha_pipeline.model import Verdict, hour_of
 from orcha_pipeline.protocols.http import NodeHttp
 from orcha_pipeline.warehouse import decisions
 from orcha_pipeline.warehouse.connection import Warehouse
@@ -270,6 +270,7 @@ def test_planted_secrets_appear_nowhere(tmp_path, servers):
     with installed.warehouse.read() as connection:
         (decision,) = decisions.latest_decisions(connection)
         assert connection.execute("SELECT count(*) FROM node_health WHERE reason <> ''").fetchall()[0][0] >= len(states)
+    assert decision.verdict is Verdict.REALLOCATE, decision.reason
     applied = said("application", installed.apply(decision.decision_id))
     assert applied.returncode != 0
     (application,) = installed.rows("SELECT status, reason FROM applications")

@@ -18,6 +18,13 @@ pytestmark = pytest.mark.integration
 NODES = ("golem-1", "grass-1", "storj-1", "streamr-1")
 
 
+@pytest.fixture(autouse=True)
+def nothing_but_earnings(monkeypatch):
+    """What a change may cost a reputation, and how sure it must be, is not what these tests are about."""
+    monkeypatch.setenv("ORCHA_PLANNER__PRESET", "bold")
+    monkeypatch.setenv("ORCHA_PLANNER__MIN_CONFIDENCE", "0")
+
+
 def levers_of(rig: Rig) -> dict[str, float]:
     """Node -> its lever's value as the node (or the engine that runs it) says itself, in the lever's unit."""
     offers = rig.json("/nodes/golem-1/market-api/v1/offers", authorization=f"Bearer {APP_KEY}")

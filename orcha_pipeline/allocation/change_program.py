@@ -16,16 +16,13 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from orcha_pipeline.allocation.programs import SOLVER, Floats
+from orcha_pipeline.allocation.outlook import Flags, Floats
+from orcha_pipeline.allocation.programs import solve
 from orcha_pipeline.allocation.response import PIECES, grid_points
-from orcha_pipeline.errors import PlanError
 
 if TYPE_CHECKING:
     import cvxpy as cp
-
-Flags = NDArray[np.bool_]
 
 _OPTIONS = {"mip_rel_gap": 1e-7, "mip_abs_gap": 1e-9, "time_limit": 10.0, "threads": 1}
 NO_GAIN = 1e-6
@@ -184,7 +181,7 @@ def best_change(asked: Question, *, other_than: Pattern | None = None) -> BestCh
         program = _program(nodes, len(room))
         for name, value in values.items():
             program.parameters[name].value = value
-        _solve(program.problem)
+        solve(program.problem, _OPTIONS)
         filled = np.clip(np.asarray(program.x.value, dtype=np.float64), 0.0, width)
         pattern = Pattern(_on(program.up), _on(program.down))
     moves = pattern.moved
@@ -236,18 +233,6 @@ def _program(count: int, resources: int) -> _Program:
     ]
     objective = cp.sum(cp.multiply(p["gain"], x)) - p["cost"] @ (up + down) - p["any_cost"] * anything
     return _Program(cp.Problem(cp.Maximize(objective), constraints), x, up, down, p)
-
-
-def _solve(problem: cp.Problem) -> None:
-    import cvxpy as cp
-    from cvxpy.error import SolverError
-
-    try:
-        problem.solve(solver=cp.HIGHS, warm_start=False, highs_options=_OPTIONS.copy())
-    except (SolverError, ValueError) as failure:  # the latter where HiGHS ends with no status at all
-        raise PlanError(f"{SOLVER} failed: {failure}. The present allocation stays") from failure
-    if problem.status != cp.OPTIMAL:
-        raise PlanError(f"{SOLVER} found no plan (status {problem.status}). The present allocation stays")
 
 
 def _on(choices: cp.Variable) -> Flags:

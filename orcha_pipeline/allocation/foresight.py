@@ -11,6 +11,7 @@ import numpy as np
 
 from orcha_pipeline.allocation.outlook import (
     DAY,
+    DAY_HOURS,
     PERIODS,
     Floats,
     Outlook,
@@ -30,7 +31,6 @@ SCENARIOS = 6
 FRESH = 3 * DAY
 """The last quarter-hours, of which at least LEAST_KNOWN must be known."""
 LEAST_KNOWN = 0.5
-DAY_HOURS = 24
 
 
 def responses(rates: Floats, shares: Floats, *, prior: float) -> list[LearntResponse]:
@@ -38,14 +38,19 @@ def responses(rates: Floats, shares: Floats, *, prior: float) -> list[LearntResp
     return [learn_response(rates[:, i], shares[:, i], prior=prior) for i in range(rates.shape[1])]
 
 
+def check_complete(yields: YieldForecast) -> None:
+    """Raise `PlanError` for a forecast that has not a value of each quantile for each hour."""
+    for name in ("p10", "p50", "p90"):
+        if (count := len(getattr(yields, name))) != len(yields.hours):
+            raise PlanError(f"forecast of {yields.node}: {count} values of {name} for {len(yields.hours)} hours")
+
+
 def coming_hours(yields: YieldForecast, issued_at: datetime) -> dict[str, list[float]]:
     """p10, p50 and p90 of the coming 24 hours from the one of `issued_at` on; empty where the first is not forecast.
 
     What was forecast last goes on where a forecast has a gap or ends. Raises `PlanError` for one that is incomplete.
     """
-    for name in ("p10", "p50", "p90"):
-        if (count := len(getattr(yields, name))) != len(yields.hours):
-            raise PlanError(f"forecast of {yields.node}: {count} values of {name} for {len(yields.hours)} hours")
+    check_complete(yields)
     known = {hour: place for place, hour in enumerate(yields.hours)}
     first = hour_of(issued_at)
     if first not in known:
@@ -83,7 +88,9 @@ def foresee(
     """
     curvature = np.array([each.curvature for each in known_responses])
     # The same earnings at the share of now are another yield where the curvature is another.
-    factor = np.array([(shares_now.get(node) or 1.0) ** (prior - power) for node, power in zip(nodes, curvature)])  # noqa: B905
+    factor = np.array(
+        [(shares_now.get(node) or 1.0) ** (prior - power) for node, power in zip(nodes, curvature, strict=True)]
+    )
     served = by_forecasts([forecasts.get(node) for node in nodes], issued_at)
     served = Outlook(served.mean * factor, served.scenarios * factor, served.likely * factor)
     fresh = np.isfinite(rates[-FRESH:]) & np.isfinite(shares[-FRESH:]) & (shares[-FRESH:] > 0)

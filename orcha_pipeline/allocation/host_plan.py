@@ -11,7 +11,7 @@ import numpy as np
 from orcha_pipeline.allocation.change_program import Pattern
 from orcha_pipeline.allocation.lever_steps import Movable
 from orcha_pipeline.allocation.lookahead import Ahead, confidence_of, gains
-from orcha_pipeline.allocation.outlook import Floats, Outlook
+from orcha_pipeline.allocation.outlook import DAY_HOURS, Floats, Outlook
 from orcha_pipeline.allocation.plan import NodePlan, Plan, Quantiles, SharedUse, quantiles_of
 from orcha_pipeline.allocation.plan_inputs import PlanNode
 from orcha_pipeline.allocation.programs import SOLVER
@@ -20,7 +20,6 @@ from orcha_pipeline.allocation.response import response
 from orcha_pipeline.allocation.room import Room, Row
 from orcha_pipeline.model import Host
 
-DAY_HOURS = 24
 LEAVE = "leave everything as it is"
 _FULL_USE = 1 - 1e-6  # part of a limit: what takes as much would take more
 _NO_PRICE = 1e-9  # USD a month and unit: the rounding of a dual value

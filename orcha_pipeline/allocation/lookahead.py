@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import norm
 
 from orcha_pipeline.allocation.change_program import NO_GAIN, BestChange, Pattern, Question, Reach, best_change
-from orcha_pipeline.allocation.outlook import EDGES, PERIODS, STEPS_AN_HOUR, Flags, Floats, Outlook, Steps
+from orcha_pipeline.allocation.outlook import DAY_HOURS, EDGES, PERIODS, STEPS_AN_HOUR, Flags, Floats, Outlook, Steps
 from orcha_pipeline.allocation.plan import MIN_MOVE
 from orcha_pipeline.allocation.programs import Best, Site, best_shares
 from orcha_pipeline.errors import PlanError
@@ -156,7 +156,7 @@ def look_ahead(
                 beside = float(costs[best.pattern.moved & ~slowly].sum())
                 left_out = 0.0 if snap is None else _left_out(asked, best, slow) / hours
                 samples = [each.sure(asked, outlook, best.shares) - beside - left_out * each.hours for each in found]
-                enough = NO_GAIN * float(np.abs(outlook.worth(float(LENGTHS.sum()))).max())
+                enough = NO_GAIN * float(np.abs(outlook.worth(DAY_HOURS)).max())
                 if all(each.mean() > enough and confidence_of(each) >= confidence for each in samples):
                     gained, until = min(zip(samples, found, strict=True), key=lambda each: float(each[0].mean()))
                     return Ahead(best.shares, best.usd, best.pattern, hours, asked, slowly, gained, until.hours)
@@ -243,7 +243,7 @@ def _for_their_rest(
         if less.mean() <= 0:
             return now, []
         found.append(_Gain(less, float(EDGES[wait]) / STEPS_AN_HOUR))
-    return wanted, found or [_Gain(moved.by_block.reshape(count, periods).sum(axis=1) - spent, float(LENGTHS.sum()))]
+    return wanted, found or [_Gain(moved.by_block.reshape(count, periods).sum(axis=1) - spent, DAY_HOURS)]
 
 
 def _needed(wanted: Floats, now: Floats, best: Best, held: Callable[[Floats], Best]) -> tuple[Floats, Best]:

@@ -27,6 +27,7 @@ Steps = NDArray[np.int64]
 
 STEPS_AN_HOUR = 4
 DAY = 24 * STEPS_AN_HOUR
+DAY_HOURS = DAY // STEPS_AN_HOUR
 WEEK = 7 * DAY
 PERIODS: tuple[int, ...] = (*[4] * 6, *[8] * 3, *[16] * 3)
 """Steps of each period ahead: hours at first, since shares can change every hour, then longer ones. A day in all."""

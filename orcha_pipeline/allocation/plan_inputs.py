@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+from orcha_pipeline.allocation.foresight import check_complete
 from orcha_pipeline.allocation.lever_steps import steps_within
 from orcha_pipeline.allocation.lookahead import FREEDOM
 from orcha_pipeline.allocation.response_learning import LearntResponse
@@ -80,17 +81,16 @@ def check(each: PlanNode) -> None:
     if not 0 < curvature <= 1:
         raise PlanError(f"response curvature of {name} is {curvature}: it must lie above 0 and at most at 1")
     if each.yields is not None:
-        _check_forecast(name, each.yields)
+        _check_forecast(each.yields)
 
 
-def _check_forecast(name: str, yields: YieldForecast) -> None:
+def _check_forecast(yields: YieldForecast) -> None:
+    check_complete(yields)
     for quantile in ("p10", "p50", "p90"):
-        values: tuple[float, ...] = getattr(yields, quantile)
-        if len(values) != len(yields.hours):
-            raise PlanError(f"forecast of {name}: {len(values)} values of {quantile} for {len(yields.hours)} hours")
-        for hour, value in zip(yields.hours, values, strict=True):
+        for hour, value in zip(yields.hours, getattr(yields, quantile), strict=True):
             if not math.isfinite(value):
-                raise PlanError(f"forecast of {name}: {quantile} at {hour:%Y-%m-%d %H:%M} is {value}, not a number")
+                when = f"{hour:%Y-%m-%d %H:%M}"
+                raise PlanError(f"forecast of {yields.node}: {quantile} at {when} is {value}, not a number")
 
 
 def why_fixed(each: PlanNode, *, known: bool) -> str:

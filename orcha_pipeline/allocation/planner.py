@@ -17,10 +17,10 @@ import numpy as np
 
 from orcha_pipeline.allocation.change_program import Pattern, best_change
 from orcha_pipeline.allocation.foresight import by_forecasts
-from orcha_pipeline.allocation.host_plan import DAY_HOURS, Told, plan_of
+from orcha_pipeline.allocation.host_plan import Told, plan_of
 from orcha_pipeline.allocation.lever_steps import Movable, reach_of
 from orcha_pipeline.allocation.lookahead import LENGTHS, Ahead, Snap, Standing, look_ahead
-from orcha_pipeline.allocation.outlook import PERIODS, Flags, Floats, Outlook, cautious
+from orcha_pipeline.allocation.outlook import DAY_HOURS, PERIODS, Flags, Floats, Outlook, cautious
 from orcha_pipeline.allocation.plan import Plan
 from orcha_pipeline.allocation.plan_inputs import Limit, PlanNode, Weights, check, check_amount, why_fixed
 from orcha_pipeline.allocation.programs import Site, best_shares

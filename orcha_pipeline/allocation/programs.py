@@ -10,7 +10,7 @@ CVXPY is imported on the first program. A program keeps its shape, only its para
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
@@ -136,7 +136,7 @@ def best_shares(
         program = _program(blocks, len(single), len(tied), resources, len(shared))
         for name, parameter in program.parameters.items():
             parameter.value = values[name]
-        _solve(program.problem)
+        solve(program.problem, _OPTIONS)
         shares = kept.copy()
         for place, node in enumerate(single):
             shares[:, node] = np.where(free[:, node], _value(program.shares[place]).sum(axis=1), kept[:, node])
@@ -225,12 +225,13 @@ def _gain(worth: Floats | float, slopes: Floats) -> Floats:
     return np.asarray(np.where(np.asarray(worth) < 0, worth, worth * slopes))
 
 
-def _solve(problem: cp.Problem) -> None:
+def solve(problem: cp.Problem, options: Mapping[str, Any]) -> None:
+    """Ask HiGHS, the same way every time. Raises `PlanError` where it fails, or finds nothing."""
     import cvxpy as cp
     from cvxpy.error import SolverError
 
     try:
-        problem.solve(solver=cp.HIGHS, warm_start=False, highs_options=_OPTIONS.copy())
+        problem.solve(solver=cp.HIGHS, warm_start=False, highs_options=dict(options))
     except (SolverError, ValueError) as failure:  # the latter where HiGHS ends with no status at all
         raise PlanError(f"{SOLVER} failed: {failure}. The present allocation stays") from failure
     if problem.status != cp.OPTIMAL:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from orcha_pipeline.allocation.foresight import SCENARIOS, responses
 from orcha_pipeline.allocation.lookahead import Standing, confidence_of, look_ahead
 from orcha_pipeline.allocation.outlook import (
     DAY,
@@ -20,7 +21,6 @@ from orcha_pipeline.allocation.outlook import (
     learn,
     period_means,
 )
-from orcha_pipeline.allocation.response_learning import learn_response
 from orcha_pipeline.errors import ModelError, PlanError
 from orcha_pipeline.forecasting.features import HORIZON
 from orcha_pipeline.forecasting.linear import Linear
@@ -29,8 +29,7 @@ from orcha_pipeline.settings import PlannerSettings
 from orcha_pipeline.yardstick.simulation import NEVER, Situation
 from orcha_pipeline.yardstick.world import Flags, Floats, Terms
 
-PRIOR_CURVATURE = 0.9
-SCENARIOS = 6
+PRIOR_CURVATURE = PlannerSettings().response_curvature
 LEARN_EVERY = DAY
 TRAIN_EVERY = 7 * DAY
 SPOILT = 0.05
@@ -125,12 +124,7 @@ class OrchaPolicy:
         """Today's shares stay where there is no outlook or no plan."""
         rates, shares = np.array(self._rates), np.array(self._shares)
         if self._changed and now.step % STEPS_AN_HOUR == 0:
-            self.curvature = np.array(
-                [
-                    learn_response(rates[:, i], shares[:, i], prior=PRIOR_CURVATURE).curvature
-                    for i in range(rates.shape[1])
-                ]
-            )
+            self.curvature = np.array([each.curvature for each in responses(rates, shares, prior=PRIOR_CURVATURE)])
         with np.errstate(divide="ignore", invalid="ignore"):
             yields = rates / shares**self.curvature
         outlook = self._sight.outlook(YieldHistory(yields, np.array(self._paying)))

@@ -111,13 +111,14 @@ class BestChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked: the shares within `reach` that earn most in a stretch of time.
+    """What is asked: the shares within `reach` that earn most in the coming `hours`.
 
-    Of each node, (N,): a full share is worth `worth` USD, each share charges `charge` USD, a move costs `costs` USD and
-    earnings go by share ** `curvature`. `any_cost` USD are lost if anything moves. `demand` (R, N) at share 1.0 must
-    fit `room` (R,).
+    Of each node, (N,): in these hours a full share is worth `worth` USD and costs `charge` USD, a part of it that part,
+    a move costs `costs` USD, and earnings go by share ** `curvature`. `any_cost` USD are lost if anything moves.
+    `demand` (R, N) at share 1.0 must fit `room` (R,).
     """
 
+    hours: float
     reach: Reach
     worth: Floats
     charge: Floats

@@ -91,8 +91,7 @@ def foresee(
     factor = np.array(
         [(shares_now.get(node) or 1.0) ** (prior - power) for node, power in zip(nodes, curvature, strict=True)]
     )
-    served = by_forecasts([forecasts.get(node) for node in nodes], issued_at)
-    served = Outlook(served.mean * factor, served.scenarios * factor, served.likely * factor)
+    served = by_forecasts([forecasts.get(node) for node in nodes], issued_at).times(factor)
     fresh = np.isfinite(rates[-FRESH:]) & np.isfinite(shares[-FRESH:]) & (shares[-FRESH:] > 0)
     enough = fresh.sum(axis=0) >= LEAST_KNOWN * FRESH
     if not enough.any():
@@ -104,6 +103,5 @@ def foresee(
     if lines is None:
         return served
     seen = lines.ahead(history, scenarios=SCENARIOS, later=served.mean[:, enough])
-    place = np.maximum(np.cumsum(enough) - 1, 0)
-    whole = Outlook(seen.mean[:, place], seen.scenarios[:, :, place], seen.likely[:, :, place])
+    whole = seen.of(np.maximum(np.cumsum(enough) - 1, 0))  # those not among them are taken from `served`
     return merged(whole, served, ~enough | ~np.isfinite(whole.mean).all(axis=0))

@@ -8,7 +8,6 @@ from datetime import datetime
 
 import numpy as np
 
-from orcha_pipeline.allocation.change_program import Pattern
 from orcha_pipeline.allocation.lever_steps import Movable
 from orcha_pipeline.allocation.lookahead import Ahead, confidence_of, gains
 from orcha_pipeline.allocation.outlook import DAY_HOURS, Floats, Outlook
@@ -38,14 +37,14 @@ class Told:
     objective: float = 0.0
     explores: Mapping[str, str] = field(default_factory=dict[str, str])
     prices: Floats | None = None
-    runner_up: tuple[Pattern, Floats] | None = None
+    runner_up: Floats | None = None
 
     def hours_of(self, host: str) -> float:
         """For how long what a host gains is promised: longer than an hour where a node of it moves for all its rest."""
         if self.ahead is None:
             return self.hours
         slow = any(s and m.node.host == host for s, m in zip(self.ahead.slow.tolist(), self.movable, strict=True))
-        return self.hours if slow else self.ahead.hours
+        return self.hours if slow else self.ahead.asked.hours
 
     def place(self, name: str) -> tuple[int, Movable, int | None] | None:
         """Where a node stands in it, with its position; None for one that cannot move."""
@@ -177,14 +176,15 @@ def _told_runner_up(host: Host, told: Told) -> tuple[str, float | None]:
     """The second-best choice in words, and its gain an hour."""
     if told.runner_up is None or told.ahead is None:
         return "", None
-    pattern, shares = told.runner_up
-    asked = told.ahead.asked
-    gain = asked.earned(shares) - asked.earned(asked.reach.now) - float(asked.costs[pattern.moved].sum())
-    if told.ahead.moved.any() and gain < 0 and host.name not in told.room.forced:
+    shares, asked = told.runner_up, told.ahead.asked
+    moved = shares != asked.reach.now
+    gain = asked.earned(shares) - asked.earned(asked.reach.now) - float(asked.costs[moved].sum())
+    plan_moves = any(position is not None for position in told.positions)
+    if plan_moves and gain < 0 and host.name not in told.room.forced:
         return LEAVE, 0.0
-    here = [i for i, m in enumerate(told.movable) if m.node.host == host.name and pattern.moved[i]]
+    here = [i for i, m in enumerate(told.movable) if m.node.host == host.name and moved[i]]
     moves = ", ".join(f"{told.movable[i].node.name} to {shares[i]:.2f}" for i in here)
-    return f"move {moves}" if moves else LEAVE, gain / told.ahead.hours
+    return f"move {moves}" if moves else LEAVE, gain / asked.hours
 
 
 def _scarce(host: Host, told: Told) -> tuple[tuple[str, ...], dict[str, float]]:

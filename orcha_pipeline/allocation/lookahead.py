@@ -8,9 +8,9 @@ anew every hour.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import norm
 
 from orcha_pipeline.allocation.change_program import NO_GAIN, BestChange, Pattern, Question, Reach, best_change
 from orcha_pipeline.allocation.outlook import DAY_HOURS, EDGES, PERIODS, STEPS_AN_HOUR, Flags, Floats, Outlook, Steps
@@ -53,7 +53,7 @@ class Standing:
 class Ahead:
     """Shares (N,) to have from now on: those that are there, but where the `pattern` moves a node.
 
-    They are the answer to `asked`, and earn `usd` in the coming `hours`. `slow` (N,) are those moved for all of their
+    They are the answer to `asked`, and earn `usd` in its hours. `slow` (N,) are those moved for all of their
     rest, by which `slow_gains` are gained in some equally likely futures beside the best of moving later or not at all,
     what moving costs taken off. That is within `promise_hours`: after them the other choice would do as well.
     """
@@ -61,7 +61,6 @@ class Ahead:
     shares: Floats
     usd: float
     pattern: Pattern
-    hours: float
     asked: Question
     slow: Flags
     slow_gains: Floats
@@ -74,13 +73,13 @@ class Ahead:
 
     def gains(self, outlook: Outlook) -> Floats:
         """(L,) USD that the change brings in each likely future, what it costs taken off."""
-        return self.slow_gains if self.slow.any() else gains(self.asked, outlook, self.shares, self.hours)
+        return self.slow_gains if self.slow.any() else gains(self.asked, outlook, self.shares, self.asked.hours)
 
 
 def gains(asked: Question, outlook: Outlook, shares: Floats, hours: float) -> Floats:
-    """(L,) USD that `shares` bring in each likely future of the coming hours beside those of now, moves paid."""
+    """(L,) USD that `shares` bring beside those of now in each likely future of the coming hours, moves paid."""
     more = shares**asked.curvature - asked.reach.now**asked.curvature
-    charged = float((shares - asked.reach.now) @ asked.charge)
+    charged = float((shares - asked.reach.now) @ asked.charge) * hours / asked.hours
     return outlook.likely_worth(hours) @ more - charged - float(asked.costs[shares != asked.reach.now].sum())
 
 
@@ -96,7 +95,7 @@ def confidence_of(samples: Floats) -> float:
     spread = float(samples.std(ddof=1)) if len(samples) > 1 else 0.0
     if spread <= 0:
         return float(samples.mean() > 0)
-    return float(norm.cdf(samples.mean() / spread))
+    return NormalDist().cdf(float(samples.mean()) / spread)
 
 
 def look_ahead(
@@ -136,6 +135,7 @@ def look_ahead(
 
     def change(wanted: Floats) -> tuple[Question, BestChange]:
         asked = Question(
+            hours=hours,
             reach=reach.fixed(np.where(slow, wanted, np.nan)),
             worth=outlook.worth(hours),
             charge=standing.charge * hours,
@@ -159,12 +159,12 @@ def look_ahead(
                 enough = NO_GAIN * float(np.abs(outlook.worth(DAY_HOURS)).max())
                 if all(each.mean() > enough and confidence_of(each) >= confidence for each in samples):
                     gained, until = min(zip(samples, found, strict=True), key=lambda each: float(each[0].mean()))
-                    return Ahead(best.shares, best.usd, best.pattern, hours, asked, slowly, gained, until.hours)
+                    return Ahead(best.shares, best.usd, best.pattern, asked, slowly, gained, until.hours)
         except PlanError:  # the others' levers cannot make the room: they are planned for alone
             pass
     asked, best = change(now)
     none = np.zeros(len(now), dtype=np.bool_)
-    return Ahead(best.shares, best.usd, best.pattern, hours, asked, none, np.zeros(1), hours)
+    return Ahead(best.shares, best.usd, best.pattern, asked, none, np.zeros(1), hours)
 
 
 def _left_out(asked: Question, best: BestChange, slow: Flags) -> float:

@@ -14,10 +14,10 @@ is fixed for a day does not: only scenarios show it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from orcha_pipeline.allocation.simulated_yields import simulated_yields
 
@@ -58,6 +58,9 @@ BANK = 25 * DAY
 """Past errors are kept from one in so many steps of the last so many."""
 LIKELY = 100
 """Scenarios from which is told how sure something is."""
+_NORMAL: Floats = np.array([NormalDist().inv_cdf((rank + 0.5) / LIKELY) for rank in range(LIKELY)])
+"""(L,) A normal variable's values at even ranks."""
+_AT_P90 = NormalDist().inv_cdf(0.9)
 _IRRATIONAL = 1.2207440846057596
 """Powers of its inverse fill a space evenly (Roberts' sequence for many dimensions)."""
 HALF = 0.5
@@ -95,6 +98,14 @@ class Outlook:
     mean: Floats
     scenarios: Floats
     likely: Floats
+
+    def of(self, nodes: Sequence[int] | Steps) -> "Outlook":
+        """The same of these nodes alone, in their order."""
+        return Outlook(self.mean[:, nodes], self.scenarios[:, :, nodes], self.likely[:, :, nodes])
+
+    def times(self, factor: Floats) -> "Outlook":
+        """The same, what each node earns multiplied: (P,), or (K, P) by period."""
+        return Outlook(self.mean * factor, self.scenarios * factor, self.likely * factor)
 
     def worth(self, hours: float) -> Floats:
         """(P,) USD that a full share is expected to earn in the coming hours, at most a day."""
@@ -236,7 +247,9 @@ class Lines:
         def drawn(count: int) -> Floats:
             chosen = np.linspace(0, len(self.errors) - 1, count).round().astype(np.int64)
             found = np.exp(np.clip(middle + self.errors[chosen], -FARTHEST, FARTHEST)) * self.paid[chosen]
-            return found * (mean / np.maximum(found.mean(axis=0), np.exp(-2 * FARTHEST)))
+            usual = found.mean(axis=0)
+            # Had a node paid at none of these moments, they would tell nothing of what it earns.
+            return np.where(usual > 0, found * (mean / np.where(usual > 0, usual, 1.0)), mean)
 
         return Outlook(mean, drawn(scenarios), drawn(LIKELY))
 
@@ -267,9 +280,8 @@ def outlook_of_quantiles(p10: Floats, p50: Floats, p90: Floats) -> Outlook:
     """
     nodes = p50.shape[1]
     places = (np.arange(1, LIKELY + 1)[:, None] * _IRRATIONAL ** -np.arange(1.0, nodes + 1)) % 1.0
-    ranks = (places.argsort(axis=0).argsort(axis=0) + 0.5) / LIKELY  # each node's are even
-    normal = norm.ppf(ranks)[:, None, :]  # (L, 1, P)
-    spread = np.where(normal < 0, p50 - p10, p90 - p50) / norm.ppf(0.9)
+    normal = _NORMAL[places.argsort(axis=0).argsort(axis=0)][:, None, :]  # (L, 1, P), each node's ranks even
+    spread = np.where(normal < 0, p50 - p10, p90 - p50) / _AT_P90
     # What is not forecast to lose earns nothing at worst.
     drawn = np.maximum(p50 + normal * spread, np.minimum(p10, 0.0))
     mean = drawn.mean(axis=0)

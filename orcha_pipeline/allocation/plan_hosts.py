@@ -1,6 +1,10 @@
 """The plans of all hosts from the settings and what is known: each alone, those that share a limit together. Pure."""
 
-from collections.abc import Callable, Mapping, Sequence
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -18,6 +22,12 @@ from orcha_pipeline.warehouse.planning_rows import Quarters
 
 EXPLORED_EVERY = timedelta(hours=24)
 """A node rests so long after a change before it is moved only to learn from it."""
+GROUPS_A_PROCESS = 16
+"""With fewer it takes longer to start another process than to do its part."""
+AHEAD_A_PROCESS = 8
+"""Groups that wait for each process: what they are planned from is not all held at once."""
+NODES_A_READING = 256
+"""Nodes whose quarter-hours are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,77 +39,108 @@ class HostPlan:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Hosts that share a limit, directly or through others, with all that their plan is made of."""
+
+    planner: PlannerSettings
+    hosts: list[HostSettings]
+    limits: list[LimitSettings]
+    nodes: list[NodeSettings]
+    situation: Situation
+    levers: dict[str, Lever | None]
+
+
 def plan_hosts(
     settings: Settings,
     situation: Situation,
     levers: Mapping[str, Lever | None],
     quarters_of: Callable[[Sequence[str]], Quarters],
-) -> list[HostPlan]:
-    """A plan for every configured host; a group of hosts that cannot be planned stops no other."""
-    found: list[HostPlan] = []
-    for hosts, limits in _groups(settings):
-        try:
-            found += [
-                HostPlan(plan.host.name, plan, "")
-                for plan in _plan_group(
-                    settings,
-                    hosts=hosts,
-                    limits=limits,
-                    situation=situation,
-                    levers=levers,
-                    quarters_of=quarters_of,
-                )
-            ]
-        except PlanError as error:
-            found += [HostPlan(host.name, None, str(error)) for host in hosts]
-    return found
-
-
-def _groups(settings: Settings) -> list[tuple[list[HostSettings], list[LimitSettings]]]:
-    """Hosts that share a limit, directly or through others, with their limits."""
-    hosts_of = {node.name: node.host for node in settings.nodes}
-    group = {host.name: {host.name} for host in settings.hosts}
-    for limit in settings.limits:
-        joined = set[str]().union(*(group[hosts_of[node]] for node in limit.nodes))
-        for name in joined:
-            group[name] = joined
-    seen: set[str] = set()
-    found: list[tuple[list[HostSettings], list[LimitSettings]]] = []
-    for host in settings.hosts:
-        if host.name not in seen:
-            members = group[host.name]
-            seen |= members
-            found.append(
-                (
-                    [each for each in settings.hosts if each.name in members],
-                    [limit for limit in settings.limits if hosts_of[limit.nodes[0]] in members],
-                )
-            )
-    return found
-
-
-def _plan_group(
-    settings: Settings,
     *,
-    hosts: Sequence[HostSettings],
-    limits: Sequence[LimitSettings],
-    situation: Situation,
-    levers: Mapping[str, Lever | None],
-    quarters_of: Callable[[Sequence[str]], Quarters],
-) -> list[Plan]:
-    planner, now = settings.planner, situation.now
-    names = {host.name for host in hosts}
-    configured = [node for node in settings.nodes if node.host in names]
-    shares = {node.name: situation.states[node.name].share for node in configured if node.name in situation.states}
-    quarters = quarters_of([node.name for node in configured])
+    processes: int | None = None,
+) -> Iterator[HostPlan]:
+    """A plan for every configured host; a group of hosts that cannot be planned stops no other.
+
+    Many groups are planned by several processes at once: as many as there are cores, or `processes`.
+    """
+    groups = _groups(settings, situation, levers)
+    processes = min(processes or os.cpu_count() or 1, len(groups) // GROUPS_A_PROCESS)
+    tasks = _with_quarters(groups, quarters_of)
+    if processes <= 1:
+        for group, quarters in tasks:
+            yield from _plans_of(group, quarters)
+        return
+    # A forked child of a process with threads may wait for ever on a lock that one of them held.
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        waiting: deque[Future[list[HostPlan]]] = deque()
+        for group, quarters in tasks:
+            waiting.append(pool.submit(_plans_of, group, quarters))
+            while len(waiting) > AHEAD_A_PROCESS * processes:
+                yield from waiting.popleft().result()
+        for each in waiting:
+            yield from each.result()
+
+
+def _groups(settings: Settings, situation: Situation, levers: Mapping[str, Lever | None]) -> list[_Group]:
+    host_of = {node.name: node.host for node in settings.nodes}
+    members = {host.name: {host.name} for host in settings.hosts}
+    for limit in settings.limits:
+        joined = set[str]().union(*(members[host_of[node]] for node in limit.nodes))
+        for name in joined:
+            members[name] = joined
+    first_of = {name: min(joined) for name, joined in members.items()}
+    found: dict[str, _Group] = {}
+    for host in settings.hosts:
+        empty = _Group(settings.planner, [], [], [], situation, {})
+        found.setdefault(first_of[host.name], empty).hosts.append(host)
+    for node in settings.nodes:
+        found[first_of[node.host]].nodes.append(node)
+    for limit in settings.limits:
+        found[first_of[host_of[limit.nodes[0]]]].limits.append(limit)
+    return [
+        replace(group, situation=situation.of(names), levers={name: levers.get(name) for name in names})
+        for group in found.values()
+        for names in [[node.name for node in group.nodes]]
+    ]
+
+
+def _with_quarters(
+    groups: Sequence[_Group], quarters_of: Callable[[Sequence[str]], Quarters]
+) -> Iterator[tuple[_Group, Quarters]]:
+    """Each group with what its nodes earned, read for many nodes at a time."""
+    batch: list[_Group] = []
+    for place, group in enumerate(groups):
+        batch.append(group)
+        names = [node.name for each in batch for node in each.nodes]
+        if len(names) < NODES_A_READING and place < len(groups) - 1:
+            continue
+        quarters, first = quarters_of(names), 0
+        for each in batch:
+            columns = slice(first, first + len(each.nodes))
+            first += len(each.nodes)
+            yield each, Quarters(quarters.start, quarters.rates[:, columns], quarters.shares[:, columns])
+        batch = []
+
+
+def _plans_of(group: _Group, quarters: Quarters) -> list[HostPlan]:
+    """The plan of each host of a group, or why there is none."""
+    try:
+        return [HostPlan(plan.host.name, plan, "") for plan in _planned(group, quarters)]
+    except PlanError as error:
+        return [HostPlan(host.name, None, str(error)) for host in group.hosts]
+
+
+def _planned(group: _Group, quarters: Quarters) -> list[Plan]:
+    planner, situation, now = group.planner, group.situation, group.situation.now
+    names = [node.name for node in group.nodes]
     learnt = responses(quarters.rates, quarters.shares, prior=planner.response_curvature)
     outlook = foresee(
         quarters.rates,
         quarters.shares,
-        nodes=[node.name for node in configured],
+        nodes=names,
         known_responses=learnt,
         forecasts=situation.forecasts,
-        shares_now=shares,
+        shares_now={name: state.share for name, state in situation.states.items()},
         prior=planner.response_curvature,
         issued_at=now,
     )
@@ -109,20 +150,20 @@ def _plan_group(
             node,
             planner,
             situation,
-            lever=levers.get(node.name),
+            lever=group.levers[node.name],
             response=response,
             usd_now=_usd_now(outlook, column),
         )
-        for column, (node, response) in enumerate(zip(configured, learnt, strict=True))
+        for column, (node, response) in enumerate(zip(group.nodes, learnt, strict=True))
     ]
     return plan_together(
-        [replace(host.to_model(), capacity=host.capacity_at(now, hold)) for host in hosts],
+        [replace(host.to_model(), capacity=host.capacity_at(now, hold)) for host in group.hosts],
         nodes,
         hold_hours=hold,
         issued_at=now,
         outlook=outlook,
-        limits=[each for limit in limits for each in _limits(limit, nodes)],
-        coming={host.name: _coming(host, situation) for host in hosts if host.schedules},
+        limits=[each for limit in group.limits for each in _limits(limit, nodes)],
+        coming={host.name: _coming(host, situation) for host in group.hosts if host.schedules},
         weights=Weights(
             risk_aversion=planner.risk_aversion,
             exploration=planner.exploration,

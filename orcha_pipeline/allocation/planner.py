@@ -100,7 +100,7 @@ def plan_together(
         if reason:
             fixed[each.node.name] = reason
     room = Room.of(hosts, limits, [each for each in nodes if each.node.name in fixed], movable, coming or {})
-    near = Outlook(outlook.mean[:, seen], outlook.scenarios[:, :, seen], outlook.likely[:, :, seen])
+    near = outlook.of(seen)
     hold_hours = min(float(DAY_HOURS), max(0.25, hold_hours))
     started = perf_counter()
     told = Told(movable, room, near, hold_hours)
@@ -142,16 +142,11 @@ def _solve(movable: Sequence[Movable], room: Room, near: Outlook, *, hours: floa
         urgent=bool(room.forced),
         confidence=weights.min_confidence,
     )
-    positions = [
-        m.step_below(share, up=up) if up or down else None
-        for m, share, up, down in zip(
-            movable, ahead.shares.tolist(), ahead.pattern.ups.tolist(), ahead.pattern.downs.tolist(), strict=True
-        )
-    ]
-    positions = _settle(movable, room, positions, ahead)
+    positions = _settle(movable, room, _below(movable, ahead.shares, ahead.pattern), ahead)
     explores: dict[str, str] = {}
     if not any(position is not None for position in positions) and not room.forced and weights.exploration > 0:
         positions, explores = _exploring(movable, room, ahead, near, weights.exploration)
+    planned = np.array([m.share(position) for m, position in zip(movable, positions, strict=True)])
     return Told(
         movable,
         room,
@@ -162,7 +157,7 @@ def _solve(movable: Sequence[Movable], room: Room, near: Outlook, *, hours: floa
         objective=ahead.usd,
         explores=explores,
         prices=_prices(site, standing, near, curvature),
-        runner_up=_runner_up(ahead),
+        runner_up=_runner_up(movable, ahead, planned),
     )
 
 
@@ -178,18 +173,26 @@ def _prices(site: Site, standing: Standing, near: Outlook, curvature: Floats) ->
     return best.prices.sum(axis=0) * HOURS_A_MONTH / DAY_HOURS
 
 
-def _runner_up(ahead: Ahead) -> tuple[Pattern, Floats] | None:
-    """The best of all other choices of who moves which way; None where there is no other."""
-    if (
-        not ahead.moved.any()
-        and not (np.isfinite(ahead.asked.reach.up_first) | np.isfinite(ahead.asked.reach.down_first)).any()
-    ):
+def _runner_up(movable: Sequence[Movable], ahead: Ahead, planned: Floats) -> Floats | None:
+    """Shares (N,) on the levers' steps by the best of all other choices of who moves which way; None without one."""
+    reach = ahead.asked.reach
+    if (planned == reach.now).all() and not (np.isfinite(reach.up_first) | np.isfinite(reach.down_first)).any():
         return None
     try:
-        other = best_change(ahead.asked, other_than=ahead.pattern)
+        other = best_change(ahead.asked, other_than=Pattern(planned > reach.now, planned < reach.now))
     except PlanError:  # nothing else fits
         return None
-    return other.pattern, other.shares
+    return np.array([m.share(p) for m, p in zip(movable, _below(movable, other.shares, other.pattern), strict=True)])
+
+
+def _below(movable: Sequence[Movable], shares: Floats, pattern: Pattern) -> list[int | None]:
+    """The position of each node at or below its share, None for one that does not move."""
+    return [
+        m.step_below(share, up=up) if up or down else None
+        for m, share, up, down in zip(
+            movable, shares.tolist(), pattern.ups.tolist(), pattern.downs.tolist(), strict=True
+        )
+    ]
 
 
 def _snap(movable: Sequence[Movable], room: Room) -> Snap:
@@ -234,7 +237,7 @@ def _exploring(
     best, chosen, told = 0.0, stay, dict[str, str]()
     for index, m in enumerate(movable):
         unsure = m.told.response.deviation
-        hours = min(float(DAY_HOURS), max(ahead.hours, m.lever.cooldown / HOUR))
+        hours = min(float(DAY_HOURS), max(asked.hours, m.lever.cooldown / HOUR))
         worth = float(near.worth(hours)[index])
         if not m.told.may_explore or unsure <= LEAST_TO_LEARN or worth <= 0:
             continue

@@ -10,7 +10,7 @@ CVXPY is imported on the first program. A program keeps its shape, only its para
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
@@ -53,14 +53,6 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
-    """A limit that several blocks have in common, such as an uplink of several hosts: sum of use (B, N) x share."""
-
-    use: Floats
-    limit: float
-
-
-@dataclass(frozen=True, slots=True)
 class Best:
     """Shares (B, N), what they earn in each block (B,) in USD, and what a unit more of each resource would add.
 
@@ -85,7 +77,6 @@ def best_shares(
     kept: Floats,
     tied: tuple[int, ...] = (),
     charge: Floats | None = None,
-    shared: Sequence[Shared] = (),
 ) -> Best:
     """Shares that earn most, where a full share of each node is worth `worth` (B, N) USD in each block.
 
@@ -125,15 +116,8 @@ def best_shares(
             - float(paid[:, node] @ free[:, node]) / scale
         )
         values[f"tied_least_{place}"], values[f"tied_most_{place}"] = least[:, node].max(), most[:, node].min()
-    for each, limit in enumerate(shared):
-        part = limit.use / max(limit.limit, 1e-9)
-        values[f"left_{each}"] = max(0.0, 1.0 - float((part * np.where(free, 0.0, kept)).sum()))
-        for place, node in enumerate(single):
-            values[f"shared_{each}_{place}"] = part[:, node] * free[:, node]
-        for place, node in enumerate(tied):
-            values[f"shared_tied_{each}_{place}"] = float(part[:, node] @ free[:, node])
     with _in_use:
-        program = _program(blocks, len(single), len(tied), resources, len(shared))
+        program = _program(blocks, len(single), len(tied), resources)
         for name, parameter in program.parameters.items():
             parameter.value = values[name]
         solve(program.problem, _OPTIONS)
@@ -160,7 +144,7 @@ _in_use = Lock()  # parameters are set and solved in place: one at a time
 
 
 @lru_cache(maxsize=16)
-def _program(blocks: int, single: int, tied: int, resources: int, shared: int) -> _Program:
+def _program(blocks: int, single: int, tied: int, resources: int) -> _Program:
     import cvxpy as cp
 
     p = {"room": cp.Parameter((blocks, resources), nonneg=True)}
@@ -195,16 +179,6 @@ def _program(blocks: int, single: int, tied: int, resources: int, shared: int) -
         used.append(p[f"tied_use_{place}"] * share)
         together.append(filled)
     within: cp.Constraint = _sum(used) <= p["room"]
-    for each in range(shared):
-        parts: list[cp.Expression] = []
-        for place, filled in enumerate(shares):
-            p[f"shared_{each}_{place}"] = cp.Parameter(blocks, nonneg=True)
-            parts.append(p[f"shared_{each}_{place}"] @ cp.sum(filled, axis=1))
-        for place, filled in enumerate(together):
-            p[f"shared_tied_{each}_{place}"] = cp.Parameter(nonneg=True)
-            parts.append(p[f"shared_tied_{each}_{place}"] * cp.sum(filled))
-        p[f"left_{each}"] = cp.Parameter(nonneg=True)
-        constraints.append(_sum(parts) <= p[f"left_{each}"])
     problem = cp.Problem(cp.Maximize(_sum(gained)), [*constraints, within])
     return _Program(problem, p, shares, together, within)
 

@@ -1,8 +1,9 @@
 """What is known at the moment of planning, read from the warehouse."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from orcha_pipeline.allocation.foresight import HISTORY_DAYS
 from orcha_pipeline.allocation.gates import BUDGET_MONTH, freeze_reason
@@ -11,6 +12,8 @@ from orcha_pipeline.warehouse import decisions, planning_rows
 from orcha_pipeline.warehouse.connection import Warehouse
 from orcha_pipeline.warehouse.decisions import NodeState
 from orcha_pipeline.warehouse.planning_rows import Quarters
+
+T = TypeVar("T")
 
 READINGS_COUNT_FOR = timedelta(minutes=20)
 FORECAST_COUNTS_FOR = timedelta(hours=2)
@@ -27,6 +30,21 @@ class Situation:
     steps_this_month: Mapping[str, int]
     held_usd: Mapping[str, float] = field(default_factory=dict[str, float])
     """What the networks keep back."""
+
+    def of(self, nodes: Collection[str]) -> "Situation":
+        """What it tells of these nodes alone."""
+
+        def kept(values: Mapping[str, T]) -> dict[str, T]:
+            return {node: values[node] for node in nodes if node in values}
+
+        return Situation(
+            now=self.now,
+            states=kept(self.states),
+            forecasts=kept(self.forecasts),
+            last_changed=kept(self.last_changed),
+            steps_this_month=kept(self.steps_this_month),
+            held_usd=kept(self.held_usd),
+        )
 
 
 def read_situation(warehouse: Warehouse, now: datetime) -> Situation:

@@ -1,8 +1,9 @@
 """The plan for each host, and the decision whether to carry it out."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import dagster as dg
@@ -10,25 +11,29 @@ from pydantic import TypeAdapter
 
 from orcha_pipeline.allocation.gates import Decision, decide, hold_without_plan
 from orcha_pipeline.allocation.plan import Plan
-from orcha_pipeline.allocation.situation import read_quarters, read_situation
+from orcha_pipeline.allocation.situation import Situation, read_quarters, read_situation
 from orcha_pipeline.assets.forecast import FORECAST
 from orcha_pipeline.assets.ingest import OWNERS
 from orcha_pipeline.assets.metadata import picture
 from orcha_pipeline.errors import AdapterError, where
-from orcha_pipeline.installation import Installation
 from orcha_pipeline.model import Lever, Verdict
 from orcha_pipeline.protocols.base import Adapter
 from orcha_pipeline.protocols.http import time_budget
 from orcha_pipeline.resources import NodesResource, WarehouseResource
+from orcha_pipeline.settings import PlannerSettings
 from orcha_pipeline.warehouse import decisions
-from orcha_pipeline.warehouse.connection import Warehouse
 from orcha_pipeline.warehouse.decisions import DecidedAllocation, DecisionRow
+
+if TYPE_CHECKING:
+    from orcha_pipeline.allocation.plan_hosts import HostPlan
 
 ALLOCATION_PLAN = dg.AssetKey(["allocation_plan"])
 ALLOCATION_DECISION = dg.AssetKey(["allocation_decision"])
 TO_APPLY = "decisions to apply"
 """Metadata of the decision that its sensor reads: ids of the decisions that say reallocate."""
 CHANGES_REMEMBERED = timedelta(hours=24)
+TOLD_IN_FULL = 20
+"""Hosts of which the page shows everything: of more, those that change and those of which there is no plan."""
 
 PLAN = TypeAdapter(Plan)
 
@@ -102,26 +107,30 @@ def _oldest(moments: list[datetime], now: datetime) -> timedelta | None:
     return now - min(moments) if moments else None
 
 
-def take_decision(installation: Installation, warehouse: Warehouse, host: str, plan: Plan | None, why: str) -> Decision:
-    """Hold a plan against every gate; without a plan, hold."""
-    now = installation.clock.now()
-    decision_id = str(uuid4())
+def take_decision(
+    settings: PlannerSettings,
+    situation: Situation,
+    changes: Sequence[datetime],
+    *,
+    host: str,
+    plan: Plan | None,
+    why: str,
+) -> Decision:
+    """Hold a plan against every gate; without a plan, hold. `changes` are those lately applied to the host."""
+    now, decision_id = situation.now, str(uuid4())
     if plan is None:
         return hold_without_plan(decision_id=decision_id, host=host, now=now, reason=why)
-    situation = read_situation(warehouse, now)
-    with warehouse.read() as connection:
-        changes = decisions.applied_at(connection, host, since=now - CHANGES_REMEMBERED)
-    concerned = {line.node.name for line in plan.moved} or {line.node.name for line in plan.nodes}
+    told = situation.of({line.node.name for line in plan.moved} or {line.node.name for line in plan.nodes})
     return decide(
         plan,
         decision_id=decision_id,
         now=now,
-        settings=installation.settings.planner,
+        settings=settings,
         changes=changes,
         last_changed=situation.last_changed,
         health={node: state.state for node, state in situation.states.items()},
-        readings_age=_oldest([s.observed_at for node, s in situation.states.items() if node in concerned], now),
-        forecast_age=_oldest([f.issued_at for node, f in situation.forecasts.items() if node in concerned], now),
+        readings_age=_oldest([state.observed_at for state in told.states.values()], now),
+        forecast_age=_oldest([forecast.issued_at for forecast in told.forecasts.values()], now),
     )
 
 
@@ -141,7 +150,6 @@ def build_allocation() -> list[dg.AssetsDefinition]:
         context: dg.AssetExecutionContext, nodes: NodesResource, warehouse: WarehouseResource
     ) -> dg.MaterializeResult[Any]:
         """The best division of each host to take now, a day looked ahead, less what changing to it costs."""
-        from orcha_pipeline.allocation.chart import plan_png
         from orcha_pipeline.allocation.plan_hosts import plan_hosts
 
         installation = nodes.installation()
@@ -151,30 +159,26 @@ def build_allocation() -> list[dg.AssetsDefinition]:
             levers, failures = first_levers(adapters)
         for node, failure in failures.items():
             context.log.warning("%s keeps its share: its levers could not be read: %s", node, failure)
-        metadata: dict[str, Any] = {"simulated": installation.simulated}
-        for made in plan_hosts(
-            installation.settings, situation, levers, lambda names: read_quarters(store, names, situation.now)
-        ):
-            plan, reason = made.plan, made.reason
-            if plan is None:
-                context.log.warning("No plan for %s: %s", made.host, reason)
-            with store.write() as connection:
+        made = list(
+            plan_hosts(
+                installation.settings, situation, levers, lambda names: read_quarters(store, names, situation.now)
+            )
+        )
+        with store.write() as connection:
+            for each in made:
                 decisions.record_plan(
                     connection,
                     plan_id=str(uuid4()),
-                    host=made.host,
+                    host=each.host,
                     planned_at=situation.now,
-                    plan=PLAN.dump_json(plan).decode() if plan else "",
-                    reason=reason,
+                    plan=PLAN.dump_json(each.plan).decode() if each.plan else "",
+                    reason=each.reason,
                     run_id=context.run.run_id,
                 )
-            if plan:
-                metadata[f"{made.host}: plan beside today"] = picture(plan_png(plan), "plan beside today")
-                metadata[f"{made.host}: gain, USD per hour"] = plan.gain_usd_per_hour
-                metadata[f"{made.host}: solved in, s"] = plan.solve_seconds
-            else:
-                metadata[f"{made.host}: no plan"] = reason
-        return dg.MaterializeResult(metadata=metadata)
+        for each in made:
+            if each.plan is None:
+                context.log.warning("No plan for %s: %s", each.host, each.reason)
+        return dg.MaterializeResult(metadata={"simulated": installation.simulated, **_told_plans(made)})
 
     @dg.asset(
         key=ALLOCATION_DECISION,
@@ -195,20 +199,62 @@ def build_allocation() -> list[dg.AssetsDefinition]:
             plans = decisions.plans_of_run(connection, context.run.run_id)
         if not plans:
             raise dg.Failure("This run made no plan to decide on: materialize allocation_plan with it.")
-        metadata: dict[str, Any] = {"simulated": installation.simulated}
+        situation = read_situation(store, installation.clock.now())
+        rows: list[DecisionRow] = []
         to_apply: list[str] = []
-        for host, text, reason in plans:
-            decision = take_decision(installation, store, host, PLAN.validate_json(text) if text else None, reason)
-            row = decision_row(decision, context.run.run_id, installation.settings.planner.preset)
-            with store.write() as connection:
-                decisions.record_decision(connection, row)
-            if decision.changes and decision.verdict is Verdict.REALLOCATE:
-                to_apply.append(decision.decision_id)
-            metadata |= _told(row)
-        metadata[TO_APPLY] = dg.MetadataValue.json(to_apply)
-        return dg.MaterializeResult(metadata=metadata)
+        planner = installation.settings.planner
+        with store.write() as connection:
+            for host, text, reason in plans:
+                decision = take_decision(
+                    planner,
+                    situation,
+                    decisions.applied_at(connection, host, since=situation.now - CHANGES_REMEMBERED),
+                    host=host,
+                    plan=PLAN.validate_json(text) if text else None,
+                    why=reason,
+                )
+                rows.append(decision_row(decision, context.run.run_id, planner.preset))
+                decisions.record_decision(connection, rows[-1])
+                if decision.changes and decision.verdict is Verdict.REALLOCATE:
+                    to_apply.append(decision.decision_id)
+        return dg.MaterializeResult(
+            metadata={
+                "simulated": installation.simulated,
+                **_told_decisions(rows),
+                TO_APPLY: dg.MetadataValue.json(to_apply),
+            }
+        )
 
     return [allocation_plan, allocation_decision]
+
+
+def _told_plans(made: "Sequence[HostPlan]") -> dict[str, Any]:
+    """First of hosts without a plan, then of those that gain most."""
+    from orcha_pipeline.allocation.chart import plan_png
+
+    found: dict[str, Any] = {}
+    for each in sorted(made, key=lambda each: -each.plan.gain_usd_per_hour if each.plan else -math.inf)[:TOLD_IN_FULL]:
+        if each.plan is None:
+            found[f"{each.host}: no plan"] = each.reason
+            continue
+        found[f"{each.host}: plan beside today"] = picture(plan_png(each.plan), "plan beside today")
+        found[f"{each.host}: gain, USD per hour"] = each.plan.gain_usd_per_hour
+        found[f"{each.host}: solved in, s"] = each.plan.solve_seconds
+    if len(made) > TOLD_IN_FULL:
+        found["hosts"] = len(made)
+        found["gain, USD per hour"] = sum(each.plan.gain_usd_per_hour for each in made if each.plan)
+    return found
+
+
+def _told_decisions(rows: Sequence[DecisionRow]) -> dict[str, Any]:
+    """First of hosts that change."""
+    found: dict[str, Any] = {}
+    for row in sorted(rows, key=lambda row: row.verdict is not Verdict.REALLOCATE)[:TOLD_IN_FULL]:
+        found |= _told(row)
+    if len(rows) > TOLD_IN_FULL:
+        found["hosts"] = len(rows)
+        found["hosts to change"] = sum(row.verdict is Verdict.REALLOCATE for row in rows)
+    return found
 
 
 def _told(row: DecisionRow) -> dict[str, Any]:

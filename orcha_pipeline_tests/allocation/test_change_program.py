@@ -16,6 +16,7 @@ def asked(now, worth, *, costs=None, any_cost=0.0, charge=None, curvature=1.0, r
     now, worth = np.array(now), np.array(worth)
     nodes = len(now)
     return Question(
+        hours=1.0,
         reach=Reach.between(now, np.full(nodes, least), np.full(nodes, most), move=0.01),
         worth=worth,
         charge=np.zeros(nodes) if charge is None else np.array(charge),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orcha_pipeline.allocation.lookahead import Standing, confidence_of, look_ahead
+from orcha_pipeline.allocation.lookahead import Standing, confidence_of, gains, look_ahead
 from orcha_pipeline.allocation.outlook import PERIODS, Outlook
 from orcha_pipeline.allocation.plan import MIN_MOVE
 from orcha_pipeline.allocation.programs import Site
@@ -42,6 +42,15 @@ def test_what_may_move_follows_the_coming_hour():
     np.testing.assert_allclose(ahead.shares, [0.95, 0.05], atol=1e-6)
     assert ahead.moved.all()
     np.testing.assert_allclose(ahead.gains(certain(0.04, 0.04, spike=(0.09, 0.04))), 0.45 * (0.09 - 0.04))
+
+
+def test_power_is_taken_off_for_as_long_as_the_gain_is_told_of():
+    outlook = certain(0.09, 0.04)
+    asked = look_ahead(SITE, replace(standing(0.5, 0.5), charge=np.array([0.01, 0.0])), outlook, LINEAR, hours=2).asked
+    shares = np.array([0.9, 0.1])
+    an_hour = 0.4 * (0.09 - 0.04) - 0.4 * 0.01
+    for hours in (1, 2, 24):
+        np.testing.assert_allclose(gains(asked, outlook, shares, hours), hours * an_hour)
 
 
 def test_it_stays_where_a_restart_costs_more_than_the_hour_brings():

@@ -53,6 +53,16 @@ def test_it_errs_less_than_that_all_stays_as_it_is_and_than_yesterday():
     assert missed["ours"][0] < 0.5 * missed["ours"][6]
 
 
+def test_a_node_that_paid_at_no_remembered_moment_is_expected_as_its_mean():
+    whole = history(10 * DAY + 5, 2)
+    paying = whole.paying.copy()
+    paying[2 * DAY : -1, 0] = False  # it has come back just now
+    back = YieldHistory(whole.yields, paying)
+    outlook = learn(back).ahead(back, scenarios=6)
+    assert (outlook.mean > 0).all()
+    np.testing.assert_array_equal(outlook.scenarios[:, :, 0], np.tile(outlook.mean[:, 0], (6, 1)))
+
+
 @given(seed=st.integers(0, 100), nodes=st.integers(1, 5), outages=st.sampled_from([0.0, 0.1, 0.7]))
 @settings(max_examples=20, deadline=None)
 def test_every_figure_is_a_yield_and_scenarios_scatter_about_the_mean(seed, nodes, outages):

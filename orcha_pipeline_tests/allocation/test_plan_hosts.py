@@ -1,6 +1,6 @@
 """The plans of all hosts from settings and what is known, without any I/O."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from orcha_pipeline.allocation.gates import decide
-from orcha_pipeline.allocation.plan_hosts import plan_hosts
+from orcha_pipeline.allocation.plan_hosts import GROUPS_A_PROCESS, plan_hosts
 from orcha_pipeline.allocation.situation import Situation
 from orcha_pipeline.model import HealthState, Lever, LeverMode, Verdict, YieldForecast
 from orcha_pipeline.settings import Settings
@@ -55,6 +55,7 @@ def plans(
     levers: Mapping[str, Lever | None] | Lever | None = None,
     now: datetime = NOW,
     spread=0.05,
+    processes: int | None = None,
     **known: Any,
 ):
     """By host. `usd`: an hour at full share, for the coming day; `levers`: one for all nodes, or by node."""
@@ -73,7 +74,7 @@ def plans(
         nothing = np.full((7 * 96, len(names)), np.nan)
         return Quarters(now - timedelta(days=7), nothing, nothing)
 
-    made = plan_hosts(settings, situation, levers, quarters)
+    made = list(plan_hosts(settings, situation, levers, quarters, processes=processes))
     assert [each.host for each in made] == sorted([each.host for each in made])
     assert sorted(each.host for each in made) == sorted(each.name for each in settings.hosts)
     assert all((each.plan is None) == bool(each.reason) for each in made)
@@ -163,6 +164,48 @@ def test_a_stretch_of_quarter_hours_tells_of_a_node_without_a_forecast():
     (made,) = plan_hosts(settings, situation, {"a": a_lever()}, lambda names: quarters)
     assert made.plan is not None
     assert share(made.plan) == 1.0
+
+
+# --- fleets
+
+
+def a_fleet(count: int) -> tuple[Settings, dict[str, Any]]:
+    """Hosts with two nodes each, of which the second earns more on every other host, and what is known of them."""
+    names = [f"h{number:02}" for number in range(count)]
+    nodes = [node(f"{which}-{name}", name) for name in names for which in "ab"]
+    known = {
+        "shares": {each["name"]: 0.5 for each in nodes},
+        "usd": {each["name"]: 0.02 + 0.01 * (place % 4) for place, each in enumerate(nodes)},
+    }
+    return settings_of([host(name) for name in names], nodes), known
+
+
+def test_a_fleet_is_planned_by_several_processes_as_by_one():
+    settings, known = a_fleet(2 * GROUPS_A_PROCESS)
+    together = plans(settings, **known, processes=2)
+    alone = plans(settings, **known, processes=1)
+    for name, made in together.items():
+        assert replace(made.plan, solve_seconds=0.0) == replace(alone[name].plan, solve_seconds=0.0)
+    assert all(made.plan.moved for made in together.values())
+
+
+def test_quarter_hours_are_read_for_many_nodes_at_once_and_each_gets_its_own(monkeypatch):
+    monkeypatch.setattr("orcha_pipeline.allocation.plan_hosts.NODES_A_READING", 3)
+    settings, _ = a_fleet(3)
+    names = [each.name for each in settings.nodes]
+    asked: list[Sequence[str]] = []
+
+    def quarters(nodes: Sequence[str]) -> Quarters:
+        asked.append(nodes)
+        rates = np.tile([0.01 * (1 + names.index(name)) for name in nodes], (7 * 96, 1))
+        return Quarters(NOW - timedelta(days=7), rates, np.full_like(rates, 0.5))
+
+    situation = Situation(NOW, {name: read(0.5) for name in names}, {}, {}, {})
+    made = list(plan_hosts(settings, situation, dict.fromkeys(names, a_lever()), quarters, processes=1))
+    assert asked == [names[:4], names[4:]]
+    for place, name in enumerate(names):
+        line = next(line for each in made for line in each.plan.nodes if line.node.name == name)
+        assert line.yield_usd.p50 == pytest.approx(0.01 * (1 + place) / 0.5**line.curvature, rel=0.02)
 
 
 # --- limits

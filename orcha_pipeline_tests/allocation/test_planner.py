@@ -1,4 +1,5 @@
 import math
+import re
 from dataclasses import replace
 from datetime import timedelta
 
@@ -660,6 +661,14 @@ def test_the_runner_up_never_promises_more_than_the_plan(host, nodes):
         return
     assert made.runner_up
     assert made.runner_up_usd_per_hour <= made.gain_usd_per_hour + 1e-4
+
+
+def test_the_runner_up_stands_on_the_levers_steps():
+    nodes = [a_node(name, usd, 0.5, lever=a_lever(full=4.0, step=1.0)) for name, usd in (("a", 0.05), ("b", 0.03))]
+    made = planned(a_host(cpu=10), *nodes, a_node("c", 0.02, 0.5, cpu=1.0))
+    told = re.findall(r"([ab]) to (\d\.\d\d)", made.runner_up)
+    assert told
+    assert all(float(share) in {0.0, 0.25, 0.5, 0.75, 1.0} for _, share in told)
 
 
 def test_to_leave_everything_is_no_runner_up_where_it_cannot_stay():

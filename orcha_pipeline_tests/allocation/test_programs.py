@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from orcha_pipeline.allocation.programs import Shared, Site, best_shares
+from orcha_pipeline.allocation.programs import Site, best_shares
 from orcha_pipeline.errors import PlanError
 
 
@@ -114,17 +114,3 @@ def test_hosts_as_blocks_are_divided_as_each_alone():
         alone = best_shares(one, worth[row : row + 1], curvature[row], kept=nowhere[:1])
         assert fleet.usd >= alone.usd
         assert worth[row] @ fleet.shares[row] ** curvature[row] == pytest.approx(alone.usd, rel=1e-6)
-
-
-def test_what_hosts_share_goes_to_whom_it_earns_more():
-    made = Site(capacity=np.ones(4), demand=np.ones((4, 2)), least=np.zeros(2), most=np.ones(2))
-    worth, nowhere = np.array([[0.05, 0.0], [0.02, 0.01]]), np.full((2, 2), np.nan)
-    uplink = Shared(use=np.array([[100.0, 0.0], [100.0, 0.0]]), limit=120.0)
-    best = best_shares(made, worth, np.ones(2), kept=nowhere, shared=[uplink])
-    np.testing.assert_allclose(best.shares[:, 0], [1.0, 0.2], atol=1e-9)
-    assert best.shares[1, 1] == pytest.approx(0.8)
-    nowhere[0, 0] = 0.5
-    kept = best_shares(made, worth, np.ones(2), kept=nowhere, shared=[uplink])
-    np.testing.assert_allclose(kept.shares[:, 0], [0.5, 0.7], atol=1e-9)
-    tied = best_shares(made, worth, np.ones(2), kept=np.full((2, 2), np.nan), tied=(0,), shared=[uplink])
-    np.testing.assert_allclose(tied.shares[:, 0], [0.6, 0.6], atol=1e-9)

@@ -7,6 +7,9 @@ from orcha_pipeline.allocation.gates import decide, hold_without_plan
 from orcha_pipeline.allocation.situation import Situation, why_frozen
 from orcha_pipeline.assets.allocation import (
     ALLOCATION_DECISION,
+    ALLOCATION_PLAN,
+    TO_APPLY,
+    TOLD_IN_FULL,
     build_allocation,
     decision_row,
     first_levers,
@@ -19,7 +22,7 @@ from orcha_pipeline.settings import PlannerSettings
 from orcha_pipeline.warehouse.connection import Warehouse
 from orcha_pipeline.warehouse.decisions import NodeState
 from orcha_pipeline_tests.allocation.build import NOW, a_host, a_lever, a_node, planned
-from orcha_pipeline_tests.rig import LEVER, FakeNode
+from orcha_pipeline_tests.rig import LEVER, FakeNode, value_of
 
 
 def state(health=HealthState.HEALTHY, reason="", share=0.5, age=timedelta(0)):
@@ -154,3 +157,30 @@ def test_a_decision_without_a_plan_of_its_own_run_fails_and_says_what_to_do(tmp_
     assert not result.success
     (failed,) = result.get_step_failure_events()
     assert "materialize allocation_plan with it" in failed.step_failure_data.error_display_string
+
+
+def test_of_a_fleet_the_pages_tell_a_part_and_the_warehouse_keeps_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hosts = [f"host-{number:02}" for number in range(TOLD_IN_FULL + 2)]
+    capacity = "{cpu_threads = 8, memory_gib = 16, disk_gb = 1000, bandwidth_mbps = 100}"
+    blocks = [f'[[hosts]]\nname = "{host}"\ncapacity = {capacity}\n' for host in hosts]
+    node = 'name = "n"\nprotocol = "grass"\nhost = "host-00"\nurl = "http://127.0.0.1:1"\n'
+    (tmp_path / "orcha.toml").write_text("".join(blocks) + f"[[nodes]]\n{node}demand = {capacity}\n", encoding="utf-8")
+    database = tmp_path / "warehouse.duckdb"
+    Warehouse(database).migrate()
+    result = dg.materialize(
+        build_allocation(),
+        selection=dg.AssetSelection.assets(ALLOCATION_PLAN, ALLOCATION_DECISION),
+        resources={"nodes": NodesResource(), "warehouse": WarehouseResource(database=str(database))},
+    )
+    plan, decision = (
+        result.asset_materializations_for_node(key.path[-1])[0].metadata
+        for key in (ALLOCATION_PLAN, ALLOCATION_DECISION)
+    )
+    assert plan["hosts"].value == decision["hosts"].value == len(hosts)
+    assert sum(name.endswith(": plan beside today") for name in plan) == TOLD_IN_FULL
+    assert sum(name.endswith(": verdict") for name in decision) == TOLD_IN_FULL
+    assert decision["hosts to change"].value == 0
+    assert decision[TO_APPLY].value == []
+    for table in ("plans", "decisions"):
+        assert value_of(Warehouse(database), f"SELECT count(DISTINCT host) FROM {table}") == len(hosts)

@@ -3,7 +3,8 @@
 `make bench-planner` plays every policy in worlds that the seeds make, 30 days each and 10 of them history, and prints
 what each earned as a fraction of hindsight under the rules, the mean over seeds with its 95 % interval (bootstrap).
 Then it divides a fleet of hosts in one program as the planner does, beside the same linear program given to HiGHS
-without CVXPY; both are medians of the same run and took turns.
+without CVXPY; both are medians of the same run and took turns. Last it plans hosts in full, as a cycle does: learnt
+from 28 days of quarter-hours, looked ahead, on the levers' steps and told, by one process and by one a core.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,25 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from orcha_pipeline.allocation.foresight import HISTORY_DAYS
+from orcha_pipeline.allocation.outlook import DAY
+from orcha_pipeline.allocation.plan_hosts import plan_hosts
 from orcha_pipeline.allocation.programs import PIECES, Site, best_shares
 from orcha_pipeline.allocation.response import piece_slopes, piece_widths
+from orcha_pipeline.allocation.situation import Situation
+from orcha_pipeline.model import HealthState
+from orcha_pipeline.settings import Settings
 from orcha_pipeline.testnet.world_folder import WorldFolder, WorldTerms
 from orcha_pipeline.testnet.world_kinds import make_world
 from orcha_pipeline.testnet.worlds import WorldKind, seeded_world
+from orcha_pipeline.warehouse.decisions import NodeState
+from orcha_pipeline.warehouse.planning_rows import Quarters
 from orcha_pipeline.yardstick.bounds import clairvoyant, under_rules
 from orcha_pipeline.yardstick.linear_programs import empty_solver, linear_program, solution
 from orcha_pipeline.yardstick.policies import BASELINES, POLICIES, chosen_policies, play
 from orcha_pipeline.yardstick.report import report_of
 from orcha_pipeline.yardstick.world import PlayedWorld, load_world, world_of
+from orcha_pipeline_tests.allocation.build import NOW, a_forecast, a_lever
 
 DAYS = 30
 RESAMPLED = 10_000
@@ -198,6 +209,59 @@ def bench_fleet(hosts: int, nodes: int, runs: int) -> dict[str, float]:
     }
 
 
+# --- a cycle --------------------------------------------------------------------------------------------------------
+
+
+def bench_cycle(hosts: int) -> dict[str, float]:
+    """Seconds to plan so many hosts of four nodes by one process and by one a core, after a first host alone."""
+    rng = np.random.default_rng(0)
+    demand = {"cpu_threads": 10.0, "memory_gib": 1.0, "disk_gb": 10.0, "bandwidth_mbps": 10.0}
+    capacity = {"cpu_threads": 11.0, "memory_gib": 64.0, "disk_gb": 1000.0, "bandwidth_mbps": 100.0}
+
+    def fleet_of(count: int) -> Settings:
+        return Settings.model_validate(
+            {
+                "hosts": [{"name": f"h{host}", "capacity": capacity} for host in range(count)],
+                "nodes": [
+                    {
+                        "name": f"n{host}-{node}",
+                        "protocol": "storj",
+                        "host": f"h{host}",
+                        "url": "http://127.0.0.1:1",
+                        "demand": demand,
+                    }
+                    for host in range(count)
+                    for node in range(4)
+                ],
+            }
+        )
+
+    def quarters_of(names: Sequence[str]) -> Quarters:
+        wander = np.cumsum(rng.normal(0, 0.01, (HISTORY_DAYS * DAY, len(names))), axis=0)
+        shares = np.full(wander.shape, 0.25)
+        return Quarters(
+            NOW - timedelta(days=HISTORY_DAYS), np.exp(rng.normal(-3, 0.5, len(names)) + wander) * 0.25**0.9, shares
+        )
+
+    def seconds(count: int, processes: int | None) -> float:
+        settings = fleet_of(count)
+        names = [node.name for node in settings.nodes]
+        seen = NodeState(observed_at=NOW, state=HealthState.HEALTHY, reason="", share=0.25, share_observed_at=NOW)
+        forecasts = {name: a_forecast(name, float(rng.lognormal(-3, 0.5)), spread=0.3, start=NOW) for name in names}
+        situation = Situation(NOW, dict.fromkeys(names, seen), forecasts, {}, {})
+        # One node a host rests for a day after a change, as a Storj node does.
+        levers = {name: a_lever(cooldown=timedelta(hours=24 if name.endswith("-0") else 0)) for name in names}
+        began = time.perf_counter()
+        made = list(plan_hosts(settings, situation, levers, quarters_of, processes=processes))
+        took = time.perf_counter() - began
+        assert len(made) == count
+        assert all(each.plan for each in made)
+        return took
+
+    seconds(1, 1)
+    return {"hosts": hosts, "seconds_by_one": seconds(hosts, 1), "seconds": seconds(hosts, None)}
+
+
 def main() -> None:
     """Worlds, then a fleet; print tables and, if asked, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -210,6 +274,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="a folder for each world's figures, from which a later run goes on")
     parser.add_argument("--hosts", type=int, default=1000, help="of the fleet; 0 leaves it out")
     parser.add_argument("--runs", type=int, default=5, help="of the fleet's program")
+    parser.add_argument("--cycle-hosts", type=int, default=100, help="planned in full; 0 leaves it out")
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()
     names = chosen_policies(given.policies)
@@ -244,9 +309,17 @@ def main() -> None:
             f"USD {one['apart']:.0e} apart",
             highlight=False,
         )
+    cycle = bench_cycle(given.cycle_hosts) if given.cycle_hosts else None
+    if cycle:
+        console.print(
+            f"{given.cycle_hosts:,} hosts x 4 nodes planned in full: {cycle['seconds_by_one']:.1f} s by one process, "
+            f"{1000 * cycle['seconds_by_one'] / given.cycle_hosts:.0f} ms a host; {cycle['seconds']:.1f} s by "
+            f"{os.cpu_count()}",
+            highlight=False,
+        )
     if given.json:
         machine = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "python": platform.python_version()}
-        content = {**machine, "worlds": reports, "fleet": one}
+        content = {**machine, "worlds": reports, "fleet": one, "cycle": cycle}
         given.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

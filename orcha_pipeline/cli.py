@@ -5,7 +5,7 @@ import sys
 from datetime import datetime
 from getpass import getuser
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +14,9 @@ from rich.text import Text
 
 from orcha_pipeline.errors import OrchaError
 from orcha_pipeline.testnet.worlds import WorldKind
+
+if TYPE_CHECKING:
+    from orcha_pipeline.installation import Installation
 
 app = typer.Typer(
     name="orcha",
@@ -71,7 +74,59 @@ def decision(*, config: Config = None) -> None:
     from orcha_pipeline.installation import open_installation
 
     installation = open_installation(config)
+    _tell_pause(installation)
     print_latest(console, installation.warehouse, installation)
+
+
+def _tell_pause(installation: "Installation") -> None:
+    """Say on a screen that changes are paused, where they are."""
+    from orcha_pipeline.permission_commands import pause_line
+
+    if told := pause_line(installation):
+        console.print(Text(told, style="bold yellow"))
+
+
+Who = Annotated[str | None, typer.Option("--who", help="Who decided it; you, without it.")]
+
+
+@app.command()
+def approve(
+    decision_id: Annotated[
+        str | None,
+        typer.Argument(metavar="[ID]", help="A decision's id, or how it begins; the only one that waits, without it."),
+    ] = None,
+    *,
+    who: Who = None,
+    config: Config = None,
+) -> None:
+    """Let a decision in mode confirm be carried out."""
+    from orcha_pipeline.installation import open_installation
+    from orcha_pipeline.permission_commands import approve as run
+
+    console.print(run(open_installation(config), decision_id, who=who or getuser()), highlight=False)
+
+
+@app.command()
+def pause(
+    *,
+    why: Annotated[str, typer.Option("--why", help="The reason, shown on every screen.")] = "",
+    who: Who = None,
+    config: Config = None,
+) -> None:
+    """Stop all changes at once, until `orcha resume`."""
+    from orcha_pipeline.installation import open_installation
+    from orcha_pipeline.permission_commands import pause as run
+
+    console.print(run(open_installation(config), who=who or getuser(), why=why), highlight=False)
+
+
+@app.command()
+def resume(*, who: Who = None, config: Config = None) -> None:
+    """Let changes go on after `orcha pause`."""
+    from orcha_pipeline.installation import open_installation
+    from orcha_pipeline.permission_commands import resume as run
+
+    console.print(run(open_installation(config), who=who or getuser()), highlight=False)
 
 
 DecisionsAsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/decisions.md describes it.")]
@@ -94,10 +149,12 @@ def list_decisions(
     from orcha_pipeline.installation import open_installation
     from orcha_pipeline.nodes_json import as_text
 
-    found = log(open_installation(config), host=host, since=span_of(since), limit=limit, every=every)
+    installation = open_installation(config)
+    found = log(installation, host=host, since=span_of(since), limit=limit, every=every)
     if as_json:
         typer.echo(as_text(log_json(found)))
     else:
+        _tell_pause(installation)
         console.print(log_view(found, width=console.width), highlight=False)
 
 
@@ -125,6 +182,7 @@ def explain(
     elif found is None:
         console.print("No decision yet. `orcha up` takes the first one.")
     else:
+        _tell_pause(installation)
         console.print(explanation(found, protocols=installation.node_protocols()), highlight=False)
 
 
@@ -155,6 +213,7 @@ def list_nodes(*, config: Config = None, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(as_text(survey_json(found)))
     else:
+        _tell_pause(installation)
         console.print(survey_table(found, width=console.width))
 
 
@@ -354,7 +413,6 @@ def backtest_allocation(
 Protocol = Annotated[str, typer.Argument(help="Whose model, for example storj.")]
 Version = Annotated[str, typer.Argument(help="Which version, as `orcha models` lists them.")]
 Why = Annotated[str, typer.Option("--why", help="The reason, kept with the move.")]
-Who = Annotated[str | None, typer.Option("--who", help="Who decided it; you, without it.")]
 
 
 @models_app.callback(invoke_without_command=True)

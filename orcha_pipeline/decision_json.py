@@ -40,6 +40,7 @@ def story_json(one: Story) -> dict[str, Any]:
         "simulated": one.simulated,
         "nodes": [{name: _told(value) for name, value in node.items()} for node in nodes],
         "application": None if application is None else {name: _told(v) for name, v in asdict(application).items()},
+        "approval": None if one.approval is None else {name: _told(v) for name, v in asdict(one.approval).items()},
         "outcome": None if outcome is None else {name: _told(v) for name, v in asdict(outcome).items()},
     }
 

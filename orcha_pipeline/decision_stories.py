@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from orcha_pipeline.errors import OrchaError
 from orcha_pipeline.installation import Installation
 from orcha_pipeline.model import HOUR, Verdict
-from orcha_pipeline.warehouse import decisions
+from orcha_pipeline.warehouse import decisions, permissions
 from orcha_pipeline.warehouse.decisions import (
     ApplicationRow,
     Connection,
@@ -18,6 +18,7 @@ from orcha_pipeline.warehouse.decisions import (
     StepRow,
     SwitchingRecord,
 )
+from orcha_pipeline.warehouse.permissions import ApprovalRow
 
 RECORD = timedelta(days=30)
 """What the share of wrong switches is counted over."""
@@ -33,6 +34,7 @@ class Story:
     application: ApplicationRow | None
     steps: tuple[StepRow, ...] = ()
     outcome: OutcomeRow | None
+    approval: ApprovalRow | None = None
     simulated: bool
 
 
@@ -104,7 +106,7 @@ def story(installation: Installation, beginning: str | None) -> Story | None:
             latest = decisions.latest_decisions(connection, {host.name for host in installation.settings.hosts})
             row = max(latest, key=lambda one: one.decided_at, default=None)
         else:
-            row = _begun(connection, beginning.strip())
+            row = decision_begun(connection, beginning)
         if row is None:
             return None
         (found,) = _stories(connection, installation, [row])
@@ -114,6 +116,7 @@ def story(installation: Installation, beginning: str | None) -> Story | None:
         application=found.application,
         steps=tuple(steps),
         outcome=found.outcome,
+        approval=found.approval,
         simulated=found.simulated,
     )
 
@@ -122,6 +125,7 @@ def _stories(connection: Connection, installation: Installation, rows: Sequence[
     ids = [row.decision_id for row in rows]
     applications = decisions.applications_of(connection, ids)
     outcomes = decisions.outcomes_of(connection, ids)
+    approvals = permissions.approvals_of(connection, ids)
     simulated = decisions.simulated_hosts(connection)
     if installation.simulated:
         simulated |= {host.name for host in installation.settings.hosts}
@@ -130,6 +134,7 @@ def _stories(connection: Connection, installation: Installation, rows: Sequence[
             decision=row,
             application=applications.get(row.decision_id),
             outcome=outcomes.get(row.decision_id),
+            approval=approvals.get(row.decision_id),
             simulated=row.host in simulated,
         )
         for row in rows
@@ -153,7 +158,9 @@ def _known_host(connection: Connection, host: str, configured: set[str]) -> str:
     return host
 
 
-def _begun(connection: Connection, beginning: str) -> DecisionRow:
+def decision_begun(connection: Connection, beginning: str) -> DecisionRow:
+    """The decision whose id begins so. Raises `OrchaError` where there is none, or more than one."""
+    beginning = beginning.strip()
     if len(beginning) < SHORTEST_ID:
         raise OrchaError(
             f"{beginning!r} is too short: give at least the first {SHORTEST_ID} characters of a decision's id. "

@@ -12,7 +12,7 @@ from rich.text import Text
 from orcha_pipeline.allocation.reasons import number, quantity
 from orcha_pipeline.decision_stories import RECORD, DecisionLog, Story
 from orcha_pipeline.installation import Installation
-from orcha_pipeline.model import HOUR, RESOURCES, ApplicationStatus, Gate, Verdict
+from orcha_pipeline.model import HOUR, RESOURCES, ApplicationStatus, Gate, Mode, Verdict
 from orcha_pipeline.warehouse import decisions
 from orcha_pipeline.warehouse.connection import Warehouse
 from orcha_pipeline.warehouse.decisions import (
@@ -49,11 +49,23 @@ def _came_of(decision: DecisionRow, application: ApplicationRow | None) -> Text:
     if decision.verdict is not Verdict.REALLOCATE:
         return Text()
     if application is None:
-        return Text("Not applied yet.")
+        return _not_applied(decision)
     style = "green" if application.status is ApplicationStatus.APPLIED else "yellow"
     style = "bold red" if application.status is ApplicationStatus.ROLLBACK_FAILED else style
     told = f": {application.reason}" if application.reason else "."
     return Text(f"Application {application.status.value.replace('_', ' ')}{told}", style=style)
+
+
+def _not_applied(decision: DecisionRow) -> Text:
+    if decision.mode is Mode.ADVISE:
+        return Text("Advice: nothing is changed in mode advise (apply.mode, or mode of a node).")
+    if decision.mode is Mode.CONFIRM and decision.expires_at is not None:
+        return Text(
+            f"Waits for `orcha approve {decision.decision_id[:SHOWN_ID]}` until "
+            f"{decision.expires_at:%Y-%m-%d %H:%M} UTC, then it expires.",
+            style="yellow",
+        )
+    return Text("Not applied yet.")
 
 
 def decision_table(
@@ -163,7 +175,11 @@ def _gain_in_words(row: DecisionRow) -> str:
 def _application_in_words(one: Story) -> str:
     if one.decision.verdict is not Verdict.REALLOCATE:
         return ""
-    return one.application.status.value.replace("_", " ") if one.application else "not applied yet"
+    if one.application:
+        return one.application.status.value.replace("_", " ")
+    if one.decision.mode is Mode.CONFIRM and one.decision.expires_at is not None:
+        return "approved" if one.approval else f"approve until {one.decision.expires_at:%m-%d %H:%M}"
+    return "advice" if one.decision.mode is Mode.ADVISE else "not applied yet"
 
 
 def _result_in_words(one: Story) -> Text:
@@ -301,6 +317,7 @@ def explanation(one: Story, *, protocols: Mapping[str, str]) -> RenderableType:
     """One decision in plain words, from what was decided to what came of it."""
     row = one.decision
     preset = f", preset {row.preset}" if row.preset else ""
+    preset += f", mode {row.mode}" if row.mode else ""
     head = f"{_where(one)}: {row.verdict.value.upper()} · {row.decided_at:%Y-%m-%d %H:%M} UTC"
     parts: list[RenderableType] = [
         Text(head, style="bold"),
@@ -412,7 +429,11 @@ def _runner_up(row: DecisionRow) -> str:
 def _aftermath(one: Story) -> list[RenderableType]:
     if one.decision.verdict is not Verdict.REALLOCATE:
         return [Text("Nothing was changed.")]
-    lines: list[RenderableType] = [_came_of(one.decision, one.application)]
+    approval = one.approval
+    told = f"Approved by {approval.approved_by} at {approval.approved_at:%Y-%m-%d %H:%M} UTC." if approval else ""
+    lines: list[RenderableType] = [Text(_plain(told))] if told else []
+    if one.application is not None or not told:
+        lines.append(_came_of(one.decision, one.application))
     for step in one.steps:
         text = Text()
         text.append(

@@ -55,6 +55,14 @@ class Verdict(StrEnum):
     HOLD = "hold"
 
 
+class Mode(StrEnum):
+    """Who lets a node be changed: nobody, the operator each time, or Orcha itself. From the strictest on."""
+
+    ADVISE = "advise"
+    CONFIRM = "confirm"
+    AUTO = "auto"
+
+
 class ApplicationStatus(StrEnum):
     """How the carrying out of a decision stands. `rollback_failed` needs the operator."""
 

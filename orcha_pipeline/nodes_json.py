@@ -61,6 +61,7 @@ def _look_json(look: NodeLook) -> dict[str, Any]:
     reading = look.reading
     return {
         **_identity(look.settings),
+        "mode": look.mode.value,
         "state": state_of(look),
         "reason": look.problem or (reading.health.reason if reading else ""),
         "error_kind": reading.health.error_kind if reading else "settings",

@@ -37,6 +37,7 @@ from orcha_pipeline.model import (
     EarningsObservation,
     HealthReading,
     Lever,
+    Mode,
     NodeReading,
     UsageReading,
     Window,
@@ -125,6 +126,7 @@ class NodeLook:
     """One node: its live reading, or why it cannot be used at all; and what was last recorded of it."""
 
     settings: NodeSettings
+    mode: Mode
     reading: NodeReading | None
     problem: str = ""
     recorded: LastReading | None = None
@@ -150,7 +152,7 @@ class Survey:
 def survey(installation: Installation) -> Survey:
     """Read all nodes side by side, and look up what was last recorded of them. Raises `OrchaError`."""
     now = now_of(installation)
-    nodes = installation.settings.nodes
+    nodes, modes = installation.settings.nodes, installation.settings.modes
     with open_adapters_of(installation, nodes) as (adapters, problems):
         windows = dict.fromkeys(adapters, Window(now - HOUR, now))
         readings = {reading.node: reading for reading in read_nodes(list(adapters.values()), windows, now)}
@@ -161,6 +163,7 @@ def survey(installation: Installation) -> Survey:
         nodes=tuple(
             NodeLook(
                 settings=node,
+                mode=modes[node.name],
                 reading=readings.get(node.name),
                 problem=problems.get(node.name, ""),
                 recorded=recorded.get(node.name),

@@ -17,6 +17,7 @@ from orcha_pipeline.model import (
     EarningsBucket,
     EarningsObservation,
     HealthReading,
+    Mode,
     UsageReading,
 )
 from orcha_pipeline.nodes_check import NodeCheck, Status, lever_words, provenance_words, quantity
@@ -27,6 +28,10 @@ T = TypeVar("T")
 UNKNOWN = "unknown"
 NONE = "none"
 _STYLES = {"healthy": "green", "at risk": "yellow", "restarting": "yellow"}
+_MODES = {
+    Mode.ADVISE: "mode advise: Orcha tells what would be best and changes nothing",
+    Mode.CONFIRM: "mode confirm: Orcha changes it when you `orcha approve`",
+}
 _MARKS = {Status.OK: ("✓", "green"), Status.NOTE: ("·", "yellow"), Status.BROKEN: ("✗", "red")}
 
 
@@ -140,6 +145,8 @@ def _lines(look: NodeLook) -> list[Text]:
     for lever in look.reading.levers:
         stands = allocation if allocation is not None and allocation.lever == lever.name else None
         lines.append(_marked(Status.OK if lever.writable else Status.NOTE, lever_words(lever, stands)))
+    if look.mode is not Mode.AUTO:
+        lines.append(_marked(Status.NOTE, _MODES[look.mode]))
     return lines or [_marked(Status.NOTE, "it has no lever: Orcha reads it and changes nothing")]
 
 

@@ -15,11 +15,12 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from orcha_pipeline.model import RESOURCES, Host, Node, Resources
+from orcha_pipeline.model import RESOURCES, Host, Mode, Node, Resources
 from orcha_pipeline.timetable import DAYS, Bounds, Rule, Weekly, bounds_at
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+ModeName = Literal["advise", "confirm", "auto"]
 Amount = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
@@ -201,6 +202,8 @@ class NodeSettings(Section):
     max_share: Share = 1.0
     pin: Share | None = None
     """The operator's own share: the node is brought there and kept."""
+    mode: ModeName | None = None
+    """Whether it is changed: see `ApplySettings.mode`, which holds where this is not given."""
     frozen: bool = False
     """Never changed by Orcha: it keeps whatever it has, whatever `pin` and `schedules` say."""
     schedules: Annotated[tuple[NodeScheduleSettings, ...], Field(strict=False)] = ()
@@ -350,6 +353,29 @@ class PlannerSettings(Section):
         return timedelta(minutes=self.hold_minutes)
 
 
+class ApplySettings(Section):
+    """Whether decisions are carried out, and what the operator is asked."""
+
+    mode: ModeName | None = None
+    """Of all nodes that have no `mode` of their own. Without it real nodes are only advised on, and those of the
+    testnet are changed."""
+    approve_within_minutes: Annotated[float, Field(gt=0)] = 60.0
+    """So long a decision in mode `confirm` waits for `orcha approve`."""
+    ask_again_hours: Amount = 6.0
+    """So long after a request that nobody answered a node in mode `confirm` keeps its share, where others of its
+    host could be changed without asking."""
+
+    @property
+    def approve_within(self) -> timedelta:
+        """As a stretch of time."""
+        return timedelta(minutes=self.approve_within_minutes)
+
+    @property
+    def ask_again_after(self) -> timedelta:
+        """As a stretch of time."""
+        return timedelta(hours=self.ask_again_hours)
+
+
 class ForecastSettings(Section):
     """Training and serving of the yield forecast."""
 
@@ -399,6 +425,7 @@ class Settings(BaseSettings):
     limits: Annotated[tuple[LimitSettings, ...], Field(strict=False)] = ()
     prices: PriceSettings = PriceSettings()
     planner: PlannerSettings = PlannerSettings()
+    apply: ApplySettings = ApplySettings()
     forecast: ForecastSettings = ForecastSettings()
     testnet: TestnetSettings = TestnetSettings()
     services: ServiceSettings = ServiceSettings()
@@ -425,6 +452,14 @@ class Settings(BaseSettings):
     def warehouse_path(self) -> Path:
         """The DuckDB file."""
         return self.home / "warehouse.duckdb"
+
+    @property
+    def modes(self) -> dict[str, Mode]:
+        """Node -> whether it is changed, and who is asked before."""
+        usual = self.apply.mode
+        return {
+            node.name: Mode(node.mode or usual or (Mode.AUTO if node.simulated else Mode.ADVISE)) for node in self.nodes
+        }
 
     @property
     def uses_testnet(self) -> bool:

@@ -21,6 +21,7 @@ from orcha_pipeline.decision_view import print_latest
 from orcha_pipeline.errors import SupervisionError
 from orcha_pipeline.installation import Installation, SteppedClock
 from orcha_pipeline.model import HOUR, hour_of
+from orcha_pipeline.permission_commands import pause_line
 from orcha_pipeline.settings import MLFLOW_VIEW
 from orcha_pipeline.supervisor import Service, Supervisor, instance_lock, require_free_port
 from orcha_pipeline.warehouse import decisions
@@ -310,6 +311,8 @@ def up(installation: Installation, console: Console, *, config: Path | None, onc
             to_apply = decisions.unapplied(connection, flow.hosts)
         if to_apply:
             flow.timed("Application", flow.application)
+        if told := pause_line(installation):
+            console.print(f"[bold yellow]{escape(told)}[/]")
         print_latest(console, warehouse, installation)
         console.print(f"Dagster: [link]{where.dagster}[/]")
         console.print(f"MLflow: [link]{where.mlflow}/#/experiments?{MLFLOW_VIEW}[/]", soft_wrap=True)

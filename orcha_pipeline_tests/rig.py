@@ -42,7 +42,9 @@ def node_settings(name: str, **changes: Any) -> NodeSettings:
     return NodeSettings.model_validate(given | changes)
 
 
-def installation(home: Path, clock: Clock, nodes: Sequence[str], *, cpu_threads: float = 16) -> Installation:
+def installation(
+    home: Path, clock: Clock, nodes: Sequence[str], *, cpu_threads: float = 16, mode: str = "auto"
+) -> Installation:
     """Nodes that want 10 threads each, on one host."""
     capacity = {"cpu_threads": cpu_threads, "memory_gib": 64, "disk_gb": 100, "bandwidth_mbps": 100}
     settings = Settings.model_validate(
@@ -50,6 +52,7 @@ def installation(home: Path, clock: Clock, nodes: Sequence[str], *, cpu_threads:
             "home": home,
             "hosts": [{"name": "box", "capacity": capacity}],
             "nodes": [node_settings(name) for name in nodes],
+            "apply": {"mode": mode},
         }
     )
     made = Installation(settings=settings, clock=clock, simulated=False)

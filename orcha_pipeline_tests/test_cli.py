@@ -19,6 +19,9 @@ def test_help_lists_every_command(orcha):
         "decision",
         "decisions",
         "explain",
+        "approve",
+        "pause",
+        "resume",
         "nodes",
         "prices",
         "testnet",
@@ -121,6 +124,43 @@ def recorded(tmp_path, monkeypatch):
             decisions.record_decision(connection, a_decision("abcd-2", minutes=15, verdict=Verdict.HOLD))
             decisions.record_decision(connection, a_decision("gone-3", minutes=-60, host="attic"))
         yield
+
+
+NODE = """
+[[hosts]]
+name = "attic"
+capacity = {cpu_threads = 8, memory_gib = 16, disk_gb = 1000, bandwidth_mbps = 100}
+[[nodes]]
+name = "golem-1"
+protocol = "golem"
+host = "attic"
+url = "http://127.0.0.1:1"
+demand = {cpu_threads = 8, memory_gib = 8, disk_gb = 10, bandwidth_mbps = 1}
+"""
+
+
+def test_a_pause_is_told_on_every_screen_until_it_is_ended(orcha, tmp_path):
+    (tmp_path / "orcha.toml").write_text(NODE)
+    warehouse = Warehouse(tmp_path / ".orcha" / "warehouse.duckdb")
+    warehouse.migrate()
+    with warehouse.write() as connection:
+        decisions.record_decision(connection, a_decision("abcd-1", host="attic"))
+    assert orcha("pause", "--why", "moving house", "--who", "ada")[0] == 0
+    for command in ("decision", "decisions", "explain", "nodes"):
+        code, out, _ = orcha(command)
+        assert code == 0
+        assert "by ada: moving house. `orcha resume` lets them go on." in " ".join(out.split())
+    assert "go on" in orcha("resume")[1]
+    assert "paused" not in orcha("decision")[1]
+
+
+def test_what_cannot_be_approved_is_one_message(orcha, tmp_path):
+    (tmp_path / "orcha.toml").write_text(NODE)
+    Warehouse(tmp_path / ".orcha" / "warehouse.duckdb").migrate()
+    code, out, err = orcha("approve")
+    assert (code, out) == (1, "")
+    assert "No decision waits for approval" in err
+    assert "no decision whose id begins with 'abcd'" in orcha("approve", "abcd")[2]
 
 
 def test_decisions_are_listed_without_a_running_testnet(orcha, recorded):

@@ -13,7 +13,7 @@ from orcha_pipeline.decision_view import (
     shadow_price_in_words,
 )
 from orcha_pipeline.errors import OrchaError
-from orcha_pipeline.model import HOUR, ApplicationStatus, Gate, Verdict
+from orcha_pipeline.model import HOUR, ApplicationStatus, Gate, Mode, Verdict
 from orcha_pipeline.warehouse.decisions import (
     ApplicationRow,
     DecidedAllocation,
@@ -22,6 +22,7 @@ from orcha_pipeline.warehouse.decisions import (
     StepRow,
     SwitchingRecord,
 )
+from orcha_pipeline.warehouse.permissions import ApprovalRow
 
 
 def line(**changes):
@@ -202,6 +203,7 @@ OUTCOME = OutcomeRow(
     wrong=False,
     note="",
 )
+APPROVAL = ApprovalRow(decision_id="d-12", approved_at=AT + timedelta(minutes=5), approved_by="ada")
 STORY = Story(decision=DECISION, application=APPLIED, steps=(STEP,), outcome=OUTCOME, simulated=False)
 
 
@@ -257,6 +259,30 @@ def test_without_a_plan_there_is_no_promise_and_no_node():
     assert "there is no plan" in text
     assert "Nodes" not in text
     assert "runner-up" not in text
+
+
+@pytest.mark.parametrize(
+    ("mode", "approval", "told", "word"),
+    [
+        (Mode.ADVISE, None, "Advice: nothing is changed in mode advise", "advice"),
+        (Mode.CONFIRM, None, "Waits for `orcha approve d-12` until 2026-03-01 13:05 UTC", "approve until 03-01 13:05"),
+        (Mode.CONFIRM, APPROVAL, "Approved by ada at 2026-03-01 12:10 UTC.", "approved"),
+        (Mode.AUTO, None, "Not applied yet.", "not applied yet"),
+    ],
+)
+def test_what_is_not_carried_out_at_once_says_what_it_waits_for(mode, approval, told, word):
+    decision = {
+        "decision_id": "d-12",
+        "mode": mode,
+        "expires_at": DECISION.decided_at + HOUR if mode is Mode.CONFIRM else None,
+    }
+    changes = {"application": None, "outcome": None, "approval": approval}
+    text = explained(decision=decision, steps=(), **changes)
+    assert f"mode {mode}" in text
+    assert told in text
+    assert word in listed(
+        replace(STORY, decision=replace(DECISION, **decision), application=None, outcome=None, approval=approval)
+    )
 
 
 def test_a_plan_that_changes_nothing_promises_nothing():

@@ -1,18 +1,25 @@
 """From a decision on record to its application on record: claims it, has it carried out, writes how it ended."""
 
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 
 from orcha_pipeline.allocation.executor import ApplicationError, ApplicationOutcome, apply_changes
-from orcha_pipeline.allocation.gates import Change
+from orcha_pipeline.allocation.gates import Change, hold_gate, rate_gate
 from orcha_pipeline.allocation.journal import WarehouseJournal
 from orcha_pipeline.allocation.plan import total_use
+from orcha_pipeline.allocation.situation import read_situation, why_frozen
 from orcha_pipeline.errors import PlanError
 from orcha_pipeline.installation import Installation
-from orcha_pipeline.model import ApplicationStatus, Verdict
+from orcha_pipeline.model import ApplicationStatus, Mode, Verdict
 from orcha_pipeline.protocols.base import Adapter
-from orcha_pipeline.warehouse import decisions
+from orcha_pipeline.settings import Settings
+from orcha_pipeline.warehouse import decisions, permissions
 from orcha_pipeline.warehouse.connection import Warehouse
-from orcha_pipeline.warehouse.decisions import ApplicationRow, DecisionRow
+from orcha_pipeline.warehouse.decisions import ApplicationRow, Connection, DecisionRow
+
+DECISION_COUNTS_FOR = timedelta(minutes=30)
+"""An older decision is not carried out: two cycles have passed since."""
+CHANGES_REMEMBERED = timedelta(hours=24)
 
 
 def changes_of_row(row: DecisionRow) -> tuple[Change, ...]:
@@ -47,8 +54,9 @@ def carry_out(
 ) -> ApplicationOutcome:
     """Apply a decision that says reallocate, at most once ever.
 
-    A decision that was claimed before, or that a later one of its host has superseded, is dropped. Raises `PlanError`
-    for a decision that is not on record or says hold, and `ApplicationError` when something unforeseen went wrong.
+    A decision that was claimed before, that is not current any more, or that something stands against by now, is
+    dropped. Raises `PlanError` for a decision that is not on record, says hold, is advice or waits for approval, and
+    `ApplicationError` when something unforeseen went wrong.
     """
     clock = installation.clock
     started = clock.now()
@@ -64,6 +72,11 @@ def carry_out(
             raise PlanError(f"There is no decision {decision_id} on record: look them up with `orcha decision`.")
         if row.verdict is not Verdict.REALLOCATE:
             raise PlanError(f"Decision {decision_id} says hold: there is nothing to apply.")
+        if row.mode is Mode.ADVISE:
+            raise PlanError(f"Decision {decision_id} is advice: in mode advise nothing is changed.")
+        if row.waits_for_approval and decision_id not in permissions.approvals_of(connection, [decision_id]):
+            raise PlanError(f"Decision {decision_id} waits for approval: `orcha approve {decision_id[:8]}`.")
+        against = why_not_now(connection, row, installation.settings, started)
         claimed = decisions.begin_application(
             connection,
             ApplicationRow(
@@ -76,18 +89,43 @@ def carry_out(
                 dagster_run_id=run_id,
             ),
         )
-        latest = {d.host: d.decision_id for d in decisions.latest_decisions(connection)}
     if not claimed:
         return dropped("It was carried out before: a decision is applied once.")
-    if latest[row.host] != decision_id:
-        outcome = dropped(f"Decision {latest[row.host]} has superseded it.")
-    else:
-        outcome = _apply(row, application_id, installation, warehouse, adapters)
+    outcome = dropped(against) if against else _apply(row, application_id, installation, warehouse, adapters)
     with warehouse.write() as connection:
         decisions.end_application(
             connection, application_id, status=outcome.status, reason=outcome.reason, ended_at=outcome.ended_at
         )
     return outcome
+
+
+def why_not_now(connection: Connection, row: DecisionRow, settings: Settings, now: datetime) -> str:
+    """What stands against carrying out a decision by now; empty where nothing does."""
+    if (pause := permissions.pause_in_force(connection)) is not None:
+        return f"{pause.told()}."
+    moved = {change.node for change in changes_of_row(row)}
+    for node, mode in settings.modes.items():
+        if node in moved and list(Mode).index(mode) < list(Mode).index(row.mode or Mode.AUTO):
+            return f"{node} is in mode {mode} by now."
+    if row.expires_at is not None and now >= row.expires_at:
+        return f"It waited for approval until {row.expires_at:%Y-%m-%d %H:%M} UTC and has expired."
+    if row.expires_at is None and now - row.decided_at > DECISION_COUNTS_FOR:
+        return f"It was taken at {row.decided_at:%Y-%m-%d %H:%M} UTC, too long ago."
+    later = decisions.decisions_between(
+        connection,
+        hosts=[row.host],
+        since=row.decided_at,
+        until=max(now, row.decided_at) + DECISION_COUNTS_FOR,
+        limit=2,
+        # While one waits, those that follow hold: they are not what it must give way to.
+        verdict=Verdict.REALLOCATE if row.waits_for_approval else None,
+    )
+    if later and later[0].decision_id != row.decision_id:
+        return f"Decision {later[0].decision_id} has superseded it."
+    changes = decisions.applied_at(connection, row.host, since=now - CHANGES_REMEMBERED)
+    planner = settings.planner
+    gates = (rate_gate(now, changes, planner.max_changes_per_hour), hold_gate(now, changes, planner.hold))
+    return next((f"{gate.explanation}." for gate in gates if not gate.passed), "")
 
 
 def _apply(
@@ -114,6 +152,13 @@ def _apply(
         for line in row.allocations
         if line.node not in changed
     ]
+    situation = read_situation(warehouse, installation.clock.now())
+
+    def stopped() -> str:
+        with warehouse.read() as connection:
+            pause = permissions.pause_in_force(connection)
+        return f"{pause.told()}." if pause else ""
+
     try:
         return apply_changes(
             changes,
@@ -124,6 +169,8 @@ def _apply(
             capacity=host.capacity,
             demands={name: node.demand for name, node in nodes.items()},
             others=total_use(resting),
+            why_not=lambda node, lever: why_frozen(node, lever, situation),
+            stopped=stopped,
         )
     except ApplicationError as error:
         outcome = error.outcome

@@ -3,7 +3,7 @@
 Speaks to nodes through their adapters and to the warehouse through a `Journal`; keeps nothing between applications.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, Protocol
@@ -77,14 +77,18 @@ def apply_changes(
     capacity: Resources,
     demands: Mapping[str, Resources],
     others: Resources,
+    why_not: Callable[[str, Lever], str] = lambda _node, _lever: "",
+    stopped: Callable[[], str] = lambda: "",
 ) -> ApplicationOutcome:
     """Move the levers of `changes`, or leave everything as it was.
 
     `adapters` and `demands` (use at share 1.0) are by node and cover at least the changed ones; `others` is what the
     host's unchanged nodes use. Nothing is touched (`dropped`) unless every lever still stands where the decision
-    found it and no moment of the sequence exceeds `capacity`. A step that fails or reads back more than half a step
-    of the lever away is undone with all before it, last first (`rolled_back`, or `rollback_failed`). An error that is
-    not an adapter's (the journal's, say) is rolled back likewise and then raised as `ApplicationError`.
+    found it, `why_not` tells nothing against moving a node, and no moment of the sequence exceeds `capacity`. `stopped`
+    is asked before every step whether the operator has stopped all changes. A step that is stopped, fails or reads
+    back more than half a step of the lever away is undone with all before it, last first (`rolled_back`, or
+    `rollback_failed`). An error that is not an adapter's (the journal's, say) is rolled back likewise and then raised
+    as `ApplicationError`.
     """
     application = _Application(
         application_id=application_id,
@@ -94,6 +98,8 @@ def apply_changes(
         capacity=capacity,
         demands=demands,
         others=others,
+        why_not=why_not,
+        stopped=stopped,
     )
     return application.carry_out(changes)
 
@@ -127,6 +133,8 @@ class _Application:
         capacity: Resources,
         demands: Mapping[str, Resources],
         others: Resources,
+        why_not: Callable[[str, Lever], str],
+        stopped: Callable[[], str],
     ) -> None:
         self._id = application_id
         self._adapters = adapters
@@ -135,6 +143,8 @@ class _Application:
         self._capacity = capacity
         self._demands = demands
         self._others = others
+        self._why_not = why_not
+        self._stopped = stopped
         self._steps: list[Step] = []
         self._shares: dict[str, float] = {}
         """What each changed node takes at most, as far as is known."""
@@ -211,6 +221,8 @@ class _Application:
                 f"{change.node}: {change.lever} takes {lever.minimum:g} to {lever.maximum:g} {lever.unit} now, "
                 f"not {change.value_to:g}."
             )
+        if why := self._why_not(change.node, lever):
+            raise _Dropped(f"{change.node} must stay as it is: {why}.")
         return _Move(replace(change, value_from=reading.value), lever)
 
     # --- forward
@@ -219,6 +231,8 @@ class _Application:
         """Carry out the moves; returns what failed, or nothing."""
         for move in moves:
             change = move.change
+            if stopped := self._stopped():
+                return stopped
             step = self._intended("apply", move, previous=change.value_from, requested=change.value_to)
             self._journal.step_intended(step)
             self._begun.append(move)

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from orcha_pipeline.allocation.plan import NodePlan, Plan, SharedUse
 from orcha_pipeline.allocation.reasons import number
-from orcha_pipeline.model import Gate, HealthState, Lever, Verdict
+from orcha_pipeline.model import Gate, HealthState, Lever, Mode, Verdict
 from orcha_pipeline.settings import PlannerSettings
 
 MAX_READING_AGE = timedelta(minutes=30)
@@ -45,6 +45,10 @@ class Decision:
     gain_percent: float | None
     switching_cost_usd: float | None
     confidence: float | None
+    mode: Mode | None = None
+    """The strictest of the nodes it moves; None where it moves none."""
+    expires_at: datetime | None = None
+    """Until when it waits for approval, in mode `confirm`."""
 
 
 def decide(
@@ -58,16 +62,24 @@ def decide(
     health: Mapping[str, HealthState],
     readings_age: timedelta | None,
     forecast_age: timedelta | None,
+    modes: Mapping[str, Mode],
+    approve_within: timedelta,
+    paused: str = "",
+    awaiting: str = "",
 ) -> Decision:
-    """Hold the plan against every gate; it is carried out only if all pass.
+    """Hold the plan against every gate; it is carried out only if all pass, and as the `modes` of the nodes allow.
 
     `changes` are the times at which this host was changed, `last_changed` the same by node, `health` by node.
     `readings_age` is the age of the oldest reading the plan rests on, `forecast_age` that of the oldest forecast;
-    None where there is none. Gates that speak of changed nodes are left out where the plan changes none.
+    None where there is none. Gates that speak of changed nodes are left out where the plan changes none. `paused`
+    tells that all changes are stopped, `awaiting` which earlier decision waits for approval; both may be empty.
     """
     moved = plan.moved
     confidence = plan.confidence if moved else None
-    gates = [_changes_gate(moved)]
+    mode = min((modes.get(line.node.name, Mode.ADVISE) for line in moved), key=list(Mode).index, default=None)
+    gates = [_changes_gate(moved), _stopped_gate("not_paused", paused, "changes are not paused")]
+    if awaiting:
+        gates.append(_stopped_gate("nothing_awaits", awaiting, ""))
     if moved:
         gates += [
             _gain_percent_gate(plan, settings.min_gain_percent),
@@ -75,7 +87,7 @@ def decide(
             _confidence_gate(plan, settings.min_confidence),
         ]
     gates += [_shared_gate(use) for use in plan.shared if moved]
-    gates += [_rate_gate(now, changes, settings.max_changes_per_hour), _hold_gate(now, changes, settings.hold)]
+    gates += [rate_gate(now, changes, settings.max_changes_per_hour), hold_gate(now, changes, settings.hold)]
     gates += [gate for line in moved if (gate := _cooldown_gate(line, now, last_changed))]
     gates += [
         _age_gate("readings_fresh", "the oldest reading", readings_age, MAX_READING_AGE),
@@ -89,7 +101,7 @@ def decide(
         host=plan.host.name,
         decided_at=now,
         verdict=verdict,
-        reason=_told(plan, gates, confidence),
+        reason=_told(plan, gates, confidence, mode),
         gates=tuple(gates),
         changes=changes_of(plan),
         plan=plan,
@@ -97,6 +109,8 @@ def decide(
         gain_percent=plan.gain_percent,
         switching_cost_usd=plan.switching_cost_usd,
         confidence=confidence,
+        mode=mode,
+        expires_at=now + approve_within if mode is Mode.CONFIRM and verdict is Verdict.REALLOCATE else None,
     )
 
 
@@ -183,6 +197,10 @@ def _changes_gate(moved: Sequence[NodePlan]) -> Gate:
     )
 
 
+def _stopped_gate(name: str, stopped: str, usual: str) -> Gate:
+    return Gate(name=name, value=stopped or "no", threshold="no", passed=not stopped, explanation=stopped or usual)
+
+
 def _gain_percent_gate(plan: Plan, threshold: float) -> Gate:
     gain = plan.gain_percent
     hold = _span(timedelta(hours=plan.promise_hours))
@@ -245,7 +263,8 @@ def _shared_gate(use: SharedUse) -> Gate:
     )
 
 
-def _rate_gate(now: datetime, changes: Sequence[datetime], threshold: int) -> Gate:
+def rate_gate(now: datetime, changes: Sequence[datetime], threshold: int) -> Gate:
+    """That the host was not changed too often in the last hour. `changes`: when it was."""
     # A change dated after now (the clock went back) counts: better one change too few.
     recent = sum(moment > now - timedelta(hours=1) for moment in changes)
     return Gate(
@@ -257,7 +276,8 @@ def _rate_gate(now: datetime, changes: Sequence[datetime], threshold: int) -> Ga
     )
 
 
-def _hold_gate(now: datetime, changes: Sequence[datetime], hold: timedelta) -> Gate:
+def hold_gate(now: datetime, changes: Sequence[datetime], hold: timedelta) -> Gate:
+    """That the host has rested for `hold` since the last of its `changes`."""
     if not changes:
         return Gate(
             name="hold",
@@ -334,7 +354,10 @@ def _writable_gate(moved: Sequence[NodePlan]) -> Gate:
     )
 
 
-def _told(plan: Plan, gates: Sequence[Gate], confidence: float | None) -> str:
+_BEGINNINGS = {Mode.AUTO: "Moves", Mode.CONFIRM: "Asks to move", Mode.ADVISE: "Advises to move"}
+
+
+def _told(plan: Plan, gates: Sequence[Gate], confidence: float | None, mode: Mode | None) -> str:
     failed = [gate for gate in gates if not gate.passed]
     if failed:
         more = len(failed) - 1
@@ -350,7 +373,7 @@ def _told(plan: Plan, gates: Sequence[Gate], confidence: float | None) -> str:
     )
     must = f" It must change: {plan.forced}." if plan.forced else ""
     must += f" {plan.explores[0].upper()}{plan.explores[1:]}." if plan.explores else ""
-    return f"Moves {moves}: {promise}.{must}"
+    return f"{_BEGINNINGS[mode or Mode.AUTO]} {moves}: {promise}.{must}"
 
 
 def _left(now: datetime, last: datetime, rest: timedelta) -> timedelta:

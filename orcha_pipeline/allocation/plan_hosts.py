@@ -16,12 +16,13 @@ from orcha_pipeline.allocation.planner import Limit, PlanNode, Weights, plan_tog
 from orcha_pipeline.allocation.response_learning import LearntResponse
 from orcha_pipeline.allocation.situation import Situation, why_frozen
 from orcha_pipeline.errors import PlanError
-from orcha_pipeline.model import Lever, LeverMode, Resources
+from orcha_pipeline.model import Lever, LeverMode, Mode, Resources
 from orcha_pipeline.settings import HostSettings, LimitSettings, NodeSettings, PlannerSettings, Settings
 from orcha_pipeline.warehouse.planning_rows import Quarters
 
 EXPLORED_EVERY = timedelta(hours=24)
 """A node rests so long after a change before it is moved only to learn from it."""
+MODES = tuple(Mode)
 GROUPS_A_PROCESS = 16
 """With fewer it takes longer to start another process than to do its part."""
 AHEAD_A_PROCESS = 8
@@ -47,6 +48,8 @@ class _Group:
     hosts: list[HostSettings]
     limits: list[LimitSettings]
     nodes: list[NodeSettings]
+    modes: Mapping[str, Mode]
+    ask_again_after: timedelta
     situation: Situation
     levers: dict[str, Lever | None]
 
@@ -91,14 +94,20 @@ def _groups(settings: Settings, situation: Situation, levers: Mapping[str, Lever
     first_of = {name: min(joined) for name, joined in members.items()}
     found: dict[str, _Group] = {}
     for host in settings.hosts:
-        empty = _Group(settings.planner, [], [], [], situation, {})
+        empty = _Group(settings.planner, [], [], [], {}, settings.apply.ask_again_after, situation, {})
         found.setdefault(first_of[host.name], empty).hosts.append(host)
     for node in settings.nodes:
         found[first_of[node.host]].nodes.append(node)
     for limit in settings.limits:
         found[first_of[host_of[limit.nodes[0]]]].limits.append(limit)
+    modes = settings.modes
     return [
-        replace(group, situation=situation.of(names), levers={name: levers.get(name) for name in names})
+        replace(
+            group,
+            modes={name: modes[name] for name in names},
+            situation=situation.of(names),
+            levers={name: levers.get(name) for name in names},
+        )
         for group in found.values()
         for names in [[node.name for node in group.nodes]]
     ]
@@ -150,6 +159,7 @@ def _planned(group: _Group, quarters: Quarters) -> list[Plan]:
             node,
             planner,
             situation,
+            not_asked=_why_not_asked(node, group),
             lever=group.levers[node.name],
             response=response,
             usd_now=_usd_now(outlook, column),
@@ -172,6 +182,24 @@ def _planned(group: _Group, quarters: Quarters) -> list[Plan]:
     )
 
 
+def _why_not_asked(node: NodeSettings, group: _Group) -> str:
+    """Why a node keeps its share for the sake of the others of its host, which may be changed with less ado; or empty.
+
+    Where all are alike everything is planned, so that the operator is told what would be best.
+    """
+    mode = group.modes[node.name]
+    freest = max((group.modes[other.name] for other in group.nodes if other.host == node.host), key=MODES.index)
+    if mode is freest:
+        return ""
+    if mode is Mode.ADVISE:
+        return "it is in mode advise, in which nothing of it is changed"
+    expired = group.situation.unanswered.get(node.name)
+    if expired is None:
+        return ""
+    again = expired + group.ask_again_after
+    return f"nobody answered the request to change it until {expired:%H:%M} UTC; the next is made at {again:%H:%M}"
+
+
 def _usd_now(outlook: Outlook, column: int) -> float:
     """USD an hour that a full share is expected to earn now; 0 where nobody knows."""
     expected = float(outlook.mean[0, column])
@@ -183,6 +211,7 @@ def _plan_node(
     planner: PlannerSettings,
     situation: Situation,
     *,
+    not_asked: str,
     lever: Lever | None,
     response: LearntResponse,
     usd_now: float,
@@ -194,9 +223,9 @@ def _plan_node(
     if least == most and lever is not None and lever.step > 0 and lever.at_full_share > 0:
         least = most = lever.share_for(lever.value_for(most))  # a pin between two steps holds at the one below
     changed = situation.last_changed.get(node.name)
-    frozen = "the operator has frozen it" if node.frozen else why_frozen(node.name, lever, situation)
+    frozen = "the operator has frozen it" if node.frozen else not_asked or why_frozen(node.name, lever, situation)
     rests = timedelta(0)
-    if lever is not None and changed is not None and not node.frozen:
+    if lever is not None and changed is not None and not node.frozen and not not_asked:
         rests = cooldown_left(situation.now, changed, lever)
         # Frozen by its cool-down alone, it will be free within the day: that is planned for.
         if rests and why_frozen(node.name, replace(lever, cooldown=timedelta(0)), situation):

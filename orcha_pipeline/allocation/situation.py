@@ -8,9 +8,10 @@ from typing import TypeVar
 from orcha_pipeline.allocation.foresight import HISTORY_DAYS
 from orcha_pipeline.allocation.gates import BUDGET_MONTH, freeze_reason
 from orcha_pipeline.model import Lever, YieldForecast
-from orcha_pipeline.warehouse import decisions, planning_rows
+from orcha_pipeline.warehouse import decisions, permissions, planning_rows
 from orcha_pipeline.warehouse.connection import Warehouse
-from orcha_pipeline.warehouse.decisions import NodeState
+from orcha_pipeline.warehouse.decisions import DecisionRow, NodeState
+from orcha_pipeline.warehouse.permissions import PauseRow
 from orcha_pipeline.warehouse.planning_rows import Quarters
 
 T = TypeVar("T")
@@ -30,6 +31,11 @@ class Situation:
     steps_this_month: Mapping[str, int]
     held_usd: Mapping[str, float] = field(default_factory=dict[str, float])
     """What the networks keep back."""
+    unanswered: Mapping[str, datetime] = field(default_factory=dict[str, datetime])
+    """When a request to change a node lately expired that nobody answered."""
+    awaiting: Mapping[str, DecisionRow] = field(default_factory=dict[str, DecisionRow])
+    """By host: a decision that waits for approval."""
+    pause: PauseRow | None = None
 
     def of(self, nodes: Collection[str]) -> "Situation":
         """What it tells of these nodes alone."""
@@ -44,11 +50,13 @@ class Situation:
             last_changed=kept(self.last_changed),
             steps_this_month=kept(self.steps_this_month),
             held_usd=kept(self.held_usd),
+            unanswered=kept(self.unanswered),
+            pause=self.pause,
         )
 
 
-def read_situation(warehouse: Warehouse, now: datetime) -> Situation:
-    """The situation of all nodes."""
+def read_situation(warehouse: Warehouse, now: datetime, *, ask_again_after: timedelta = timedelta(0)) -> Situation:
+    """The situation of all nodes. A request that expired no longer ago than `ask_again_after` counts as unanswered."""
     with warehouse.read() as connection:
         return Situation(
             now=now,
@@ -57,6 +65,9 @@ def read_situation(warehouse: Warehouse, now: datetime) -> Situation:
             last_changed=decisions.last_changes(connection),
             steps_this_month=decisions.steps_since(connection, now - BUDGET_MONTH),
             held_usd=planning_rows.held_usd(connection, since=now - BUDGET_MONTH),
+            unanswered=permissions.unanswered(connection, since=now - ask_again_after, now=now),
+            awaiting=permissions.awaiting(connection, now),
+            pause=permissions.pause_in_force(connection),
         )
 
 

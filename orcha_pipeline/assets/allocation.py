@@ -9,6 +9,7 @@ from uuid import uuid4
 import dagster as dg
 from pydantic import TypeAdapter
 
+from orcha_pipeline.allocation.apply import CHANGES_REMEMBERED
 from orcha_pipeline.allocation.gates import Decision, decide, hold_without_plan
 from orcha_pipeline.allocation.plan import Plan
 from orcha_pipeline.allocation.situation import Situation, read_quarters, read_situation
@@ -16,11 +17,11 @@ from orcha_pipeline.assets.forecast import FORECAST
 from orcha_pipeline.assets.ingest import OWNERS
 from orcha_pipeline.assets.metadata import picture
 from orcha_pipeline.errors import AdapterError, where
-from orcha_pipeline.model import Lever, Verdict
+from orcha_pipeline.model import Lever, Mode, Verdict
 from orcha_pipeline.protocols.base import Adapter
 from orcha_pipeline.protocols.http import time_budget
 from orcha_pipeline.resources import NodesResource, WarehouseResource
-from orcha_pipeline.settings import PlannerSettings
+from orcha_pipeline.settings import Settings
 from orcha_pipeline.warehouse import decisions
 from orcha_pipeline.warehouse.decisions import DecidedAllocation, DecisionRow
 
@@ -31,7 +32,6 @@ ALLOCATION_PLAN = dg.AssetKey(["allocation_plan"])
 ALLOCATION_DECISION = dg.AssetKey(["allocation_decision"])
 TO_APPLY = "decisions to apply"
 """Metadata of the decision that its sensor reads: ids of the decisions that say reallocate."""
-CHANGES_REMEMBERED = timedelta(hours=24)
 TOLD_IN_FULL = 20
 """Hosts of which the page shows everything: of more, those that change and those of which there is no plan."""
 
@@ -79,6 +79,8 @@ def decision_row(decision: Decision, run_id: str, preset: str | None = None) -> 
         runner_up=plan.runner_up if plan else "",
         runner_up_usd_per_hour=plan.runner_up_usd_per_hour if plan else None,
         preset=preset,
+        mode=decision.mode,
+        expires_at=decision.expires_at,
         allocations=tuple(
             DecidedAllocation(
                 node=line.node.name,
@@ -108,7 +110,8 @@ def _oldest(moments: list[datetime], now: datetime) -> timedelta | None:
 
 
 def take_decision(
-    settings: PlannerSettings,
+    settings: Settings,
+    modes: Mapping[str, Mode],
     situation: Situation,
     changes: Sequence[datetime],
     *,
@@ -116,7 +119,10 @@ def take_decision(
     plan: Plan | None,
     why: str,
 ) -> Decision:
-    """Hold a plan against every gate; without a plan, hold. `changes` are those lately applied to the host."""
+    """Hold a plan against every gate; without a plan, hold.
+
+    `modes` are those of the settings, by node; `changes` the times at which the host was lately changed.
+    """
     now, decision_id = situation.now, str(uuid4())
     if plan is None:
         return hold_without_plan(decision_id=decision_id, host=host, now=now, reason=why)
@@ -125,12 +131,25 @@ def take_decision(
         plan,
         decision_id=decision_id,
         now=now,
-        settings=settings,
+        settings=settings.planner,
         changes=changes,
         last_changed=situation.last_changed,
         health={node: state.state for node, state in situation.states.items()},
         readings_age=_oldest([state.observed_at for state in told.states.values()], now),
         forecast_age=_oldest([forecast.issued_at for forecast in told.forecasts.values()], now),
+        modes=modes,
+        approve_within=settings.apply.approve_within,
+        paused=f"{situation.pause.told()}; `orcha resume` lets them go on" if situation.pause else "",
+        awaiting=_awaited(situation.awaiting.get(host)),
+    )
+
+
+def _awaited(row: DecisionRow | None) -> str:
+    if row is None or row.expires_at is None:
+        return ""
+    return (
+        f"decision {row.decision_id[:8]} of {row.decided_at:%H:%M} waits for `orcha approve {row.decision_id[:8]}` "
+        f"until {row.expires_at:%H:%M} UTC"
     )
 
 
@@ -154,7 +173,9 @@ def build_allocation() -> list[dg.AssetsDefinition]:
 
         installation = nodes.installation()
         store = warehouse.warehouse
-        situation = read_situation(store, installation.clock.now())
+        situation = read_situation(
+            store, installation.clock.now(), ask_again_after=installation.settings.apply.ask_again_after
+        )
         with nodes.adapters() as adapters:
             levers, failures = first_levers(adapters)
         for node, failure in failures.items():
@@ -199,23 +220,26 @@ def build_allocation() -> list[dg.AssetsDefinition]:
             plans = decisions.plans_of_run(connection, context.run.run_id)
         if not plans:
             raise dg.Failure("This run made no plan to decide on: materialize allocation_plan with it.")
-        situation = read_situation(store, installation.clock.now())
+        situation = read_situation(
+            store, installation.clock.now(), ask_again_after=installation.settings.apply.ask_again_after
+        )
         rows: list[DecisionRow] = []
         to_apply: list[str] = []
-        planner = installation.settings.planner
+        settings, modes = installation.settings, installation.settings.modes
         with store.write() as connection:
             for host, text, reason in plans:
                 decision = take_decision(
-                    planner,
+                    settings,
+                    modes,
                     situation,
                     decisions.applied_at(connection, host, since=situation.now - CHANGES_REMEMBERED),
                     host=host,
                     plan=PLAN.validate_json(text) if text else None,
                     why=reason,
                 )
-                rows.append(decision_row(decision, context.run.run_id, planner.preset))
+                rows.append(decision_row(decision, context.run.run_id, settings.planner.preset))
                 decisions.record_decision(connection, rows[-1])
-                if decision.changes and decision.verdict is Verdict.REALLOCATE:
+                if decision.verdict is Verdict.REALLOCATE and decision.mode is Mode.AUTO:
                     to_apply.append(decision.decision_id)
         return dg.MaterializeResult(
             metadata={

@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 
-from orcha_pipeline.model import HOUR, YIELD_USD, ApplicationStatus, Gate, HealthState, Verdict, YieldForecast
+from orcha_pipeline.model import HOUR, YIELD_USD, ApplicationStatus, Gate, HealthState, Mode, Verdict, YieldForecast
 from orcha_pipeline.warehouse.facts import aware, insert, naive, scalar
 
 
@@ -86,6 +86,15 @@ class DecisionRow:
     runner_up: str | None = None
     runner_up_usd_per_hour: float | None = None
     preset: str | None = None
+    mode: Mode | None = None
+    """The strictest of the nodes it moves; None where it moves none, or is of an earlier version."""
+    expires_at: datetime | None = None
+    """Until when it waits for approval, in mode `confirm`."""
+
+    @property
+    def waits_for_approval(self) -> bool:
+        """Whether nothing of it is carried out before `orcha approve`."""
+        return self.mode is Mode.CONFIRM and self.verdict is Verdict.REALLOCATE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,9 +171,10 @@ class SwitchingRecord:
 Connection = duckdb.DuckDBPyConnection
 
 
-def _rows(
+def records(
     connection: Connection, query: str, parameters: Sequence[object] | Mapping[str, object] = ()
 ) -> list[dict[str, Any]]:
+    """What a query gives, column -> value a row; times aware, in UTC."""
     result = connection.execute(query, dict(parameters) if isinstance(parameters, Mapping) else list(parameters))
     columns = [column[0] for column in result.description or []]
     return [
@@ -197,7 +207,7 @@ def champions(connection: Connection) -> dict[str, ModelRow]:
 
 def models(connection: Connection) -> list[ModelRow]:
     """Every model version, by protocol and the latest first."""
-    rows = _rows(connection, "SELECT * FROM models ORDER BY protocol, trained_at DESC, CAST(version AS INTEGER) DESC")
+    rows = records(connection, "SELECT * FROM models ORDER BY protocol, trained_at DESC, CAST(version AS INTEGER) DESC")
     for row in rows:
         row["metrics"] = json.loads(row["metrics"])
     return [ModelRow(**row) for row in rows]
@@ -239,7 +249,7 @@ def record_forecasts(connection: Connection, forecasts: Sequence[YieldForecast])
 
 def latest_forecasts(connection: Connection, *, since: datetime) -> dict[str, YieldForecast]:
     """Node -> the latest forecast of its yield issued at `since` or later."""
-    rows = _rows(
+    rows = records(
         connection,
         "SELECT f.* FROM forecasts f JOIN (SELECT node, max(issued_at) AS issued_at FROM forecasts "
         "WHERE issued_at >= $since AND target = $target GROUP BY node) l USING (node, issued_at) "
@@ -290,7 +300,7 @@ LAST_SHARE_COUNTS_FOR = timedelta(days=7)
 
 def node_states(connection: Connection, *, since: datetime) -> dict[str, NodeState]:
     """Node -> its health as last read at `since` or later, and its last known share."""
-    rows = _rows(
+    rows = records(
         connection,
         "SELECT h.node, h.observed_at, h.state, h.reason, a.share, a.share_observed_at FROM node_health h LEFT JOIN ("
         "  SELECT node, arg_max(share, observed_at) AS share, max(observed_at) AS share_observed_at "
@@ -336,6 +346,7 @@ def record_decision(connection: Connection, decision: DecisionRow) -> None:
     kept = asdict(decision)
     lines = kept.pop("allocations")
     kept["verdict"] = decision.verdict.value
+    kept["mode"] = decision.mode.value if decision.mode else None
     kept["gates"] = json.dumps([asdict(gate) for gate in decision.gates])
     kept["binding"] = json.dumps(list(decision.binding))
     kept["shadow_prices"] = json.dumps(dict(decision.shadow_prices), sort_keys=True)
@@ -343,11 +354,11 @@ def record_decision(connection: Connection, decision: DecisionRow) -> None:
     insert(connection, "decision_allocations", [{"decision_id": decision.decision_id, **line} for line in lines])
 
 
-def _decisions(connection: Connection, rest: str, parameters: Sequence[object]) -> list[DecisionRow]:
+def decisions_where(connection: Connection, rest: str, parameters: Sequence[object]) -> list[DecisionRow]:
     """Decisions with their lines; `rest` is what stands behind FROM decisions."""
-    rows = _rows(connection, f"SELECT * FROM decisions {rest}", parameters)  # noqa: S608 (our own text)
+    rows = records(connection, f"SELECT * FROM decisions {rest}", parameters)  # noqa: S608 (our own text)
     lines: dict[str, list[DecidedAllocation]] = {row["decision_id"]: [] for row in rows}
-    for line in _rows(
+    for line in records(
         connection,
         "SELECT * FROM decision_allocations WHERE decision_id IN (SELECT unnest(?)) ORDER BY node",
         [list(lines)],
@@ -355,6 +366,7 @@ def _decisions(connection: Connection, rest: str, parameters: Sequence[object]) 
         lines[line.pop("decision_id")].append(DecidedAllocation(**line))
     for row in rows:
         row["verdict"] = Verdict(row["verdict"])
+        row["mode"] = Mode(row["mode"]) if row["mode"] else None
         row["gates"] = tuple(Gate(**gate) for gate in json.loads(row["gates"]))
         row["binding"] = tuple(json.loads(row["binding"] or "[]"))
         row["shadow_prices"] = json.loads(row["shadow_prices"] or "{}")
@@ -364,7 +376,7 @@ def _decisions(connection: Connection, rest: str, parameters: Sequence[object]) 
 
 def latest_decisions(connection: Connection, hosts: Collection[str] | None = None) -> list[DecisionRow]:
     """The last decision of each host; of `hosts` alone, where given (others may be on record from earlier settings)."""
-    return _decisions(
+    return decisions_where(
         connection,
         "WHERE list_contains(coalesce(?, [host]), host) "
         "QUALIFY row_number() OVER (PARTITION BY host ORDER BY decided_at DESC) = 1 ORDER BY host",
@@ -374,7 +386,7 @@ def latest_decisions(connection: Connection, hosts: Collection[str] | None = Non
 
 def decision(connection: Connection, decision_id: str) -> DecisionRow | None:
     """One decision, or None."""
-    found = _decisions(connection, "WHERE decision_id = ?", [decision_id])
+    found = decisions_where(connection, "WHERE decision_id = ?", [decision_id])
     return found[0] if found else None
 
 
@@ -388,7 +400,7 @@ def decisions_between(
     verdict: Verdict | None = None,
 ) -> list[DecisionRow]:
     """The last `limit` decisions in [since, until) of `hosts` (None: of all), of one verdict if given; latest first."""
-    return _decisions(
+    return decisions_where(
         connection,
         "WHERE list_contains(coalesce(?, [host]), host) AND decided_at >= ? AND decided_at < ? "
         "AND verdict = coalesce(?, verdict) ORDER BY decided_at DESC, host LIMIT ?",
@@ -406,7 +418,7 @@ def count_decisions(
     connection: Connection, *, hosts: Collection[str] | None, since: datetime, until: datetime
 ) -> dict[Verdict, int]:
     """Verdict -> how many decisions in [since, until) of `hosts` (None: of all) came to it."""
-    found = _rows(
+    found = records(
         connection,
         "SELECT verdict, count(*) AS decisions FROM decisions WHERE list_contains(coalesce(?, [host]), host) "
         "AND decided_at >= ? AND decided_at < ? GROUP BY verdict",
@@ -417,28 +429,28 @@ def count_decisions(
 
 def decisions_beginning_with(connection: Connection, beginning: str, *, limit: int) -> list[DecisionRow]:
     """Decisions whose id begins so, latest first."""
-    return _decisions(
+    return decisions_where(
         connection, "WHERE starts_with(decision_id, ?) ORDER BY decided_at DESC LIMIT ?", [beginning, limit]
     )
 
 
 def simulated_hosts(connection: Connection) -> set[str]:
     """Hosts on record with a simulated node."""
-    return {row["host"] for row in _rows(connection, "SELECT DISTINCT host FROM nodes WHERE simulated")}
+    return {row["host"] for row in records(connection, "SELECT DISTINCT host FROM nodes WHERE simulated")}
 
 
 def unapplied(connection: Connection, hosts: Collection[str] | None = None) -> list[str]:
-    """Ids of the last decisions of `hosts` (default: all) that say reallocate and are not carried out to an end."""
+    """Ids of the last decisions of `hosts` (default: all) to be carried out without asking, and not yet to an end."""
     ended = {a.decision_id for a in _applications(connection, "WHERE ended_at IS NOT NULL")}
     return [
         d.decision_id
         for d in latest_decisions(connection, hosts)
-        if d.verdict is Verdict.REALLOCATE and d.decision_id not in ended
+        if d.verdict is Verdict.REALLOCATE and d.mode in (None, Mode.AUTO) and d.decision_id not in ended
     ]
 
 
 def _applications(connection: Connection, where: str, parameters: Sequence[object] = ()) -> list[ApplicationRow]:
-    rows = _rows(connection, f"SELECT * FROM applications {where}", parameters)  # noqa: S608 (our own text)
+    rows = records(connection, f"SELECT * FROM applications {where}", parameters)  # noqa: S608 (our own text)
     for row in rows:
         row["status"] = ApplicationStatus(row["status"])
     return [ApplicationRow(**row) for row in rows]
@@ -458,7 +470,9 @@ def applications_of(connection: Connection, ids: Collection[str]) -> dict[str, A
 
 def steps_of(connection: Connection, application_id: str) -> list[StepRow]:
     """The steps of an application, in their order."""
-    rows = _rows(connection, "SELECT * FROM application_steps WHERE application_id = ? ORDER BY step", [application_id])
+    rows = records(
+        connection, "SELECT * FROM application_steps WHERE application_id = ? ORDER BY step", [application_id]
+    )
     return [StepRow(**row) for row in rows]
 
 
@@ -494,7 +508,7 @@ def status_by_steps(connection: Connection, application_id: str) -> ApplicationS
 
 def applied_at(connection: Connection, host: str, *, since: datetime) -> list[datetime]:
     """When allocations of `host` were changed, at `since` or later; a change that was rolled back counts too."""
-    rows = _rows(
+    rows = records(
         connection,
         "SELECT a.started_at FROM applications a JOIN decisions d USING (decision_id) "
         "WHERE d.host = ? AND a.started_at >= ? AND a.status <> 'dropped' ORDER BY a.started_at",
@@ -505,7 +519,7 @@ def applied_at(connection: Connection, host: str, *, since: datetime) -> list[da
 
 def last_changes(connection: Connection) -> dict[str, datetime]:
     """Node -> when its lever was last moved."""
-    rows = _rows(
+    rows = records(
         connection,
         "SELECT node, max(started_at) AS moved_at FROM application_steps WHERE status = 'done' GROUP BY node",
     )
@@ -515,7 +529,7 @@ def last_changes(connection: Connection) -> dict[str, datetime]:
 def steps_since(connection: Connection, since: datetime) -> dict[str, int]:
     """Node -> how often its lever was moved since then. A failed move counts: it may have restarted the node."""
     query = "SELECT node, count(*) AS steps FROM application_steps WHERE started_at >= ? GROUP BY node"
-    return {row["node"]: row["steps"] for row in _rows(connection, query, [naive(since)])}
+    return {row["node"]: row["steps"] for row in records(connection, query, [naive(since)])}
 
 
 def record_step(connection: Connection, step: Mapping[str, Any]) -> None:
@@ -531,7 +545,7 @@ def unmeasured(connection: Connection, *, now: datetime) -> list[Unmeasured]:
 
     The next application of the host cuts them short. Those of earlier versions promised for no known time: never due.
     """
-    found = _rows(
+    found = records(
         connection,
         "WITH carried_out AS ("
         "  SELECT a.decision_id, a.started_at, a.status, d.host, d.hours, "
@@ -547,7 +561,9 @@ def unmeasured(connection: Connection, *, now: datetime) -> list[Unmeasured]:
         until = min(ends, row["next_at"] or ends)
         if until <= now:
             over[row["decision_id"]] = (applied, until, until < ends)
-    rows = {d.decision_id: d for d in _decisions(connection, "WHERE decision_id IN (SELECT unnest(?))", [list(over)])}
+    rows = {
+        d.decision_id: d for d in decisions_where(connection, "WHERE decision_id IN (SELECT unnest(?))", [list(over)])
+    }
     return [Unmeasured(rows[decision_id], *times) for decision_id, times in over.items()]
 
 
@@ -562,13 +578,13 @@ def record_outcome(connection: Connection, outcome: OutcomeRow) -> None:
 
 def outcomes_of(connection: Connection, ids: Collection[str]) -> dict[str, OutcomeRow]:
     """Decision -> what came of it, of these decisions, where it was measured."""
-    rows = _rows(connection, "SELECT * FROM outcomes WHERE decision_id IN (SELECT unnest(?))", [list(ids)])
+    rows = records(connection, "SELECT * FROM outcomes WHERE decision_id IN (SELECT unnest(?))", [list(ids)])
     return {row["decision_id"]: OutcomeRow(**row) for row in rows}
 
 
 def switching_record(connection: Connection, hosts: Collection[str] | None, since: datetime) -> SwitchingRecord:
     """How the changes of `hosts` (None: of all) paid that were applied at `since` or later."""
-    (row,) = _rows(
+    (row,) = records(
         connection,
         "SELECT count(gained_usd) AS measured, count(*) - count(gained_usd) AS unknown, "
         "avg(CASE WHEN wrong THEN 1.0 ELSE 0.0 END) FILTER (WHERE gained_usd IS NOT NULL) AS wrong_share, "

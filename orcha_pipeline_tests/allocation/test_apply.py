@@ -5,9 +5,11 @@ import pytest
 from orcha_pipeline.allocation.apply import carry_out, changes_of_row
 from orcha_pipeline.clock import FixedClock
 from orcha_pipeline.errors import AllocationError, PlanError
-from orcha_pipeline.model import ApplicationStatus, Verdict
-from orcha_pipeline.warehouse import decisions
+from orcha_pipeline.model import HOUR, ApplicationStatus, HealthReading, HealthState, Mode, NodeReading, Verdict
+from orcha_pipeline.warehouse import decisions, permissions
 from orcha_pipeline.warehouse.decisions import DecidedAllocation, DecisionRow
+from orcha_pipeline.warehouse.facts import record_readings
+from orcha_pipeline.warehouse.permissions import ApprovalRow, PauseRow
 from orcha_pipeline_tests.rig import NOW, FakeNode, installation, value_of
 
 NODES = ("a", "b", "idle")
@@ -37,8 +39,26 @@ class Rig:
         self.nodes["a"].value, self.nodes["b"].value = 60.0, 20.0
         self.installation = installation(home, self.clock, NODES)
         self.warehouse = self.installation.warehouse
+        self.read()
 
-    def decide(self, decision_id="d-1", *, verdict=Verdict.REALLOCATE, minutes=0, lines=(A, B, IDLE)):
+    def read(self, *, state=HealthState.HEALTHY):
+        """Put on record that every node was read just now."""
+        readings = [
+            NodeReading(
+                node=name,
+                protocol=node.protocol,
+                observed_at=self.clock.now(),
+                health=HealthReading(state=state),
+                allocation=node.allocation(),
+            )
+            for name, node in self.nodes.items()
+        ]
+        with self.warehouse.write() as connection:
+            record_readings(connection, readings)
+
+    def decide(
+        self, decision_id="d-1", *, verdict=Verdict.REALLOCATE, minutes=0, lines=(A, B, IDLE), mode=None, expires=None
+    ):
         row = DecisionRow(
             decision_id=decision_id,
             host="box",
@@ -52,6 +72,8 @@ class Rig:
             reason="test",
             dagster_run_id="run",
             allocations=lines,
+            mode=mode,
+            expires_at=expires,
         )
         with self.warehouse.write() as connection:
             decisions.record_decision(connection, row)
@@ -231,3 +253,107 @@ def test_only_lines_that_move_a_known_lever_are_changes(rig):
         0.6,
         0.3,
     )
+
+
+# --- what stands against it by now
+
+
+def dropped(rig, decision_id="d-1") -> str:
+    """Why a decision was dropped; nothing was touched and the row tells the same."""
+    outcome = rig.carry_out(decision_id)
+    assert outcome.status is ApplicationStatus.DROPPED
+    assert rig.values == [60, 20, 50]
+    assert value_of(rig.warehouse, "SELECT reason FROM applications") == outcome.reason
+    return outcome.reason
+
+
+def pause_now(rig, reason="moving house"):
+    with rig.warehouse.write() as connection:
+        permissions.pause(connection, PauseRow(paused_at=rig.clock.now(), paused_by="ada", reason=reason))
+
+
+def approve(rig, decision_id="d-1"):
+    with rig.warehouse.write() as connection:
+        approval = ApprovalRow(decision_id=decision_id, approved_at=rig.clock.now(), approved_by="ada")
+        permissions.approve(connection, approval)
+
+
+def test_advice_is_never_carried_out(rig):
+    rig.decide(mode=Mode.ADVISE)
+    with pytest.raises(PlanError, match="is advice"):
+        rig.carry_out()
+    assert rig.on_record() == []
+
+
+def test_what_waits_for_approval_is_carried_out_after_it_and_not_before(rig):
+    rig.decide(mode=Mode.CONFIRM, expires=NOW + HOUR)
+    with pytest.raises(PlanError, match="waits for approval: `orcha approve d-1`"):
+        rig.carry_out()
+    assert rig.on_record() == []
+    rig.clock.set(NOW + timedelta(minutes=50))
+    rig.read()
+    rig.decide("d-2", minutes=45, verdict=Verdict.HOLD)  # as all do that follow while it waits
+    approve(rig)
+    assert rig.carry_out().status is ApplicationStatus.APPLIED
+    assert rig.values == [30, 50, 50]
+
+
+def test_an_approval_that_comes_too_late_changes_nothing(rig):
+    rig.decide(mode=Mode.CONFIRM, expires=NOW + HOUR)
+    approve(rig)
+    rig.clock.set(NOW + HOUR)
+    rig.read()
+    assert "has expired" in dropped(rig)
+
+
+def test_a_node_that_was_made_stricter_since_is_left_alone(rig):
+    rig.decide(mode=Mode.AUTO)
+    rig.installation = installation(rig.home, rig.clock, NODES, mode="confirm")
+    assert dropped(rig) == "a is in mode confirm by now."
+
+
+def test_a_pause_stops_what_was_decided_before(rig):
+    rig.decide()
+    pause_now(rig)
+    assert dropped(rig) == "Changes are paused since 2026-03-05 12:05 UTC by ada: moving house."
+
+
+def test_a_pause_in_the_midst_of_an_application_sets_back_what_was_done(rig):
+    rig.decide()
+    rig.nodes["a"].before_apply = lambda: pause_now(rig)
+    outcome = rig.carry_out()
+    assert outcome.status is ApplicationStatus.ROLLED_BACK
+    assert "paused since" in outcome.reason
+    assert rig.values == [60, 20, 50]
+    assert rig.nodes["b"].applied == []
+
+
+def test_a_decision_of_two_cycles_ago_is_not_carried_out(rig):
+    rig.decide()
+    rig.clock.set(NOW + timedelta(minutes=31))
+    rig.read()
+    assert "too long ago" in dropped(rig)
+
+
+def test_a_node_that_fell_sick_since_is_left_alone(rig):
+    rig.decide()
+    rig.read(state=HealthState.AT_RISK)
+    assert dropped(rig) == "a must stay as it is: it is at risk."
+
+
+def test_a_node_that_was_not_read_lately_is_left_alone(rig):
+    rig.decide(mode=Mode.CONFIRM, expires=NOW + HOUR)
+    approve(rig)
+    rig.clock.set(NOW + timedelta(minutes=30))
+    assert "was not read in this cycle" in dropped(rig)
+
+
+def test_a_host_that_was_changed_since_rests(rig):
+    rig.decide()
+    assert rig.carry_out().status is ApplicationStatus.APPLIED
+    rig.clock.set(NOW + timedelta(minutes=15))
+    rig.read()
+    rig.decide("d-2", minutes=15, lines=(line("a", 30.0, 40.0), line("b", 50.0, 40.0), IDLE))
+    outcome = rig.carry_out("d-2", "a-2")
+    assert outcome.status is ApplicationStatus.DROPPED
+    assert "rests 60 min" in outcome.reason

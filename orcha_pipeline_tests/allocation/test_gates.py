@@ -17,7 +17,7 @@ from orcha_pipeline.allocation.gates import (
 )
 from orcha_pipeline.allocation.plan import SharedUse
 from orcha_pipeline.errors import PlanError
-from orcha_pipeline.model import HealthState, Verdict
+from orcha_pipeline.model import HOUR, HealthState, Mode, Verdict
 from orcha_pipeline.settings import PRESETS, PlannerSettings
 from orcha_pipeline_tests.allocation.build import NOW, a_host, a_lever, a_node, planned
 
@@ -43,6 +43,8 @@ def decided(plan=None, settings=None, **changes: Any):
         "health": {"rich": HealthState.HEALTHY, "poor": HealthState.HEALTHY},
         "readings_age": MINUTE,
         "forecast_age": MINUTE,
+        "modes": {"rich": Mode.AUTO, "poor": Mode.AUTO},
+        "approve_within": HOUR,
     }
     return decide(plan or a_plan(), **{**known, **changes})
 
@@ -74,6 +76,7 @@ def test_every_gate_has_a_value_a_threshold_and_a_sentence():
     names = [each.name for each in decision.gates]
     assert names == [
         "plan_differs",
+        "not_paused",
         "gain_percent",
         "gain_usd_per_hour",
         "confidence",
@@ -86,6 +89,45 @@ def test_every_gate_has_a_value_a_threshold_and_a_sentence():
         "writable",
     ]
     assert all(each.explanation and each.threshold is not None for each in decision.gates)
+
+
+# --- who lets it happen
+
+
+def test_the_strictest_mode_of_the_moved_nodes_is_the_decisions():
+    modes = {"rich": Mode.AUTO, "poor": Mode.CONFIRM, "other": Mode.ADVISE}
+    decision = decided(modes=modes)
+    assert (decision.verdict, decision.mode, decision.expires_at) == (Verdict.REALLOCATE, Mode.CONFIRM, NOW + HOUR)
+    assert decision.reason.startswith("Asks to move rich")
+    advice = decided(modes=modes | {"rich": Mode.ADVISE})
+    assert (advice.verdict, advice.mode, advice.expires_at) == (Verdict.REALLOCATE, Mode.ADVISE, None)
+    assert advice.reason.startswith("Advises to move rich")
+    assert decided().mode is Mode.AUTO
+
+
+def test_a_node_of_unknown_mode_is_only_advised_on():
+    assert decided(modes={"rich": Mode.AUTO}).mode is Mode.ADVISE
+
+
+def test_what_moves_nothing_has_no_mode_and_what_holds_waits_for_nobody():
+    assert decided(a_plan(rich=0.05, poor=0.05)).mode is None
+    held = decided(modes={"rich": Mode.CONFIRM, "poor": Mode.AUTO}, readings_age=None)
+    assert (held.verdict, held.mode, held.expires_at) == (Verdict.HOLD, Mode.CONFIRM, None)
+
+
+def test_a_pause_holds_and_says_so_first():
+    decision = decided(paused="Changes are paused since noon")
+    assert failed(decision) == ["not_paused"]
+    assert decision.reason == "Holds: Changes are paused since noon."
+
+
+def test_while_a_decision_waits_for_approval_its_host_is_left_alone():
+    decision = decided(awaiting="decision 5f1c waits for `orcha approve 5f1c` until 13:00 UTC")
+    assert failed(decision) == ["nothing_awaits"]
+    assert "orcha approve 5f1c" in decision.reason
+
+
+# --- what must pay
 
 
 def test_a_plan_equal_to_today_is_held():

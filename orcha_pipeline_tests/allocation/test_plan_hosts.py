@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from orcha_pipeline.allocation.gates import decide
 from orcha_pipeline.allocation.plan_hosts import GROUPS_A_PROCESS, plan_hosts
 from orcha_pipeline.allocation.situation import Situation
-from orcha_pipeline.model import HealthState, Lever, LeverMode, Verdict, YieldForecast
+from orcha_pipeline.model import HOUR, HealthState, Lever, LeverMode, Mode, Verdict, YieldForecast
 from orcha_pipeline.settings import Settings
 from orcha_pipeline.warehouse.decisions import NodeState
 from orcha_pipeline.warehouse.planning_rows import Quarters
@@ -475,6 +475,41 @@ def test_a_node_without_a_lever_keeps_its_share():
     assert (share(plan), why(plan)) == (0.3, "a keeps its share: it has no lever that Orcha can move")
 
 
+# --- who may be changed
+
+
+def mixed(a: str | None, b: str | None, usual: str | None = None, **known: Any):
+    """The plan of a host whose nodes have these modes, of which `a` earns more."""
+    settings = Settings.model_validate(
+        {
+            "hosts": [host()],
+            "nodes": [node("a", **({"mode": a} if a else {})), node("b", **({"mode": b} if b else {}))],
+            "apply": {"mode": usual} if usual else {},
+        }
+    )
+    return one(settings, shares={"a": 0.5, "b": 0.5}, usd={"a": 0.10, "b": 0.01}, **known)
+
+
+@pytest.mark.parametrize("modes", [(None, None, None), ("auto", "auto", None), (None, None, "confirm")])
+def test_where_all_nodes_are_alike_everything_is_planned(modes):
+    assert share(mixed(*modes), "a") > 0.5
+
+
+def test_a_node_that_is_only_advised_on_is_not_in_the_way_of_the_others():
+    plan = mixed("advise", "auto")
+    assert share(plan, "a") == 0.5
+    assert "mode advise" in why(plan, "a")
+
+
+def test_a_node_that_waits_for_approval_is_asked_for_and_after_no_answer_left_alone_for_a_while():
+    assert share(mixed("confirm", "auto"), "a") > 0.5
+    plan = mixed("confirm", "auto", unanswered={"a": NOW - timedelta(hours=1)})
+    assert share(plan, "a") == 0.5
+    assert "nobody answered the request to change it until 11:05 UTC; the next is made at 17:05" in why(plan, "a")
+    alike = mixed("confirm", "confirm", unanswered={"a": NOW - timedelta(hours=1)})
+    assert share(alike, "a") > 0.5
+
+
 # --- what power and changes cost
 
 
@@ -557,6 +592,8 @@ def test_the_strict_preset_holds_a_small_gain_that_the_balanced_one_takes(usd, f
             health={"a": HealthState.HEALTHY},
             readings_age=timedelta(0),
             forecast_age=timedelta(0),
+            modes={"a": Mode.AUTO},
+            approve_within=HOUR,
         )
 
     assert decided("balanced").verdict is Verdict.REALLOCATE

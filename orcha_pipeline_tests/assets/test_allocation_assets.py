@@ -16,7 +16,7 @@ from orcha_pipeline.assets.allocation import (
 )
 from orcha_pipeline.clock import FixedClock
 from orcha_pipeline.errors import NodeConnectionError
-from orcha_pipeline.model import HealthState, Verdict
+from orcha_pipeline.model import HOUR, HealthState, Mode, Verdict
 from orcha_pipeline.resources import NodesResource, WarehouseResource
 from orcha_pipeline.settings import PlannerSettings
 from orcha_pipeline.warehouse.connection import Warehouse
@@ -108,6 +108,8 @@ def a_decision(plan):
         health={line.node.name: HealthState.HEALTHY for line in plan.nodes},
         readings_age=timedelta(0),
         forecast_age=timedelta(0),
+        modes={line.node.name: Mode.AUTO for line in plan.nodes},
+        approve_within=HOUR,
     )
 
 

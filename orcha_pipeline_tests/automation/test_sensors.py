@@ -1,8 +1,18 @@
+from datetime import timedelta
+
 import dagster as dg
 import pytest
 
 from orcha_pipeline.assets.allocation import ALLOCATION_DECISION, TO_APPLY
 from orcha_pipeline.automation.jobs import APPLY_ALLOCATION
+from orcha_pipeline.automation.sensors import build_sensors
+from orcha_pipeline.clock import FixedClock
+from orcha_pipeline.model import HOUR, Mode, Verdict
+from orcha_pipeline.permission_commands import approve, pause
+from orcha_pipeline.resources import NodesResource, WarehouseResource
+from orcha_pipeline.warehouse import decisions
+from orcha_pipeline.warehouse.decisions import DecisionRow
+from orcha_pipeline_tests.rig import NOW, installation
 
 
 @pytest.fixture
@@ -61,3 +71,55 @@ def test_a_decision_to_hold_starts_nothing_and_says_so(look, decide, metadata):
 
 def test_before_the_first_decision_nothing_is_started(look):
     assert look().run_requests == []
+
+
+# --- approved decisions
+
+
+@pytest.fixture
+def installed(tmp_path):
+    return installation(tmp_path / "home", FixedClock(NOW), ["a"], mode="confirm")
+
+
+@pytest.fixture
+def look_for_approved(instance, installed, monkeypatch):
+    monkeypatch.setattr(NodesResource, "installation", lambda _self: installed)
+    sensor = next(sensor for sensor in build_sensors() if sensor.name == "apply_approved")
+    resources = {
+        "nodes": NodesResource(),
+        "warehouse": WarehouseResource(database=str(installed.settings.warehouse_path)),
+    }
+
+    def evaluate():
+        return sensor.evaluate_tick(dg.build_sensor_context(instance=instance, resources=resources))
+
+    return evaluate
+
+
+def test_an_approved_decision_gets_a_run_until_it_is_carried_out_expires_or_is_paused(look_for_approved, installed):
+    row = DecisionRow(
+        decision_id="d-1",
+        host="box",
+        decided_at=NOW - timedelta(minutes=5),
+        verdict=Verdict.REALLOCATE,
+        gain_usd_per_hour=1.0,
+        gain_percent=None,
+        switching_cost_usd=0.0,
+        confidence=0.9,
+        gates=(),
+        reason="",
+        dagster_run_id="run",
+        allocations=(),
+        mode=Mode.CONFIRM,
+        expires_at=NOW + HOUR,
+    )
+    with installed.warehouse.write() as connection:
+        decisions.record_decision(connection, row)
+    assert look_for_approved().run_requests == []
+    approve(installed, None, who="ada")
+    (request,) = look_for_approved().run_requests
+    assert (request.run_key, request.tags["orcha/decision"]) == ("d-1", "d-1")
+    pause(installed, who="ada", why="")
+    found = look_for_approved()
+    assert found.run_requests == []
+    assert "No approved decision" in found.skip_message

@@ -42,6 +42,7 @@ class Installed:
             "PYTHONPATH": os.pathsep.join(str(path) for path in (packages, PROJECT) if path),
             "COLUMNS": "200",
             "NO_COLOR": "1",
+            "ORCHA_APPLY__MODE": "auto",  # without it real nodes are only advised on
             **env,
         }
 

@@ -129,6 +129,20 @@ def resume(*, who: Who = None, config: Config = None) -> None:
     console.print(run(open_installation(config), who=who or getuser()), highlight=False)
 
 
+@app.command()
+def unfreeze(
+    nodes: Annotated[list[str], typer.Argument(help="Nodes that could not be set back, once you have done it.")],
+    *,
+    who: Who = None,
+    config: Config = None,
+) -> None:
+    """Let nodes be changed again that Orcha leaves alone since it could not take a change back."""
+    from orcha_pipeline.installation import open_installation
+    from orcha_pipeline.permission_commands import unfreeze as run
+
+    console.print(run(open_installation(config), nodes, who=who or getuser()), highlight=False)
+
+
 DecisionsAsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/decisions.md describes it.")]
 
 

@@ -1,10 +1,12 @@
-"""What `orcha approve`, `orcha pause` and `orcha resume` do, and the line that tells of a pause on every screen."""
+"""What `orcha approve`, `pause`, `resume` and `unfreeze` do, and the line that tells of a pause on every screen."""
+
+from collections.abc import Sequence
 
 from orcha_pipeline.decision_stories import decision_begun
 from orcha_pipeline.errors import OrchaError, WarehouseError
 from orcha_pipeline.installation import Installation
 from orcha_pipeline.model import Mode, Verdict
-from orcha_pipeline.warehouse import decisions, permissions
+from orcha_pipeline.warehouse import decisions, freezes, permissions
 from orcha_pipeline.warehouse.decisions import Connection, DecisionRow
 from orcha_pipeline.warehouse.permissions import ApprovalRow, PauseRow
 
@@ -80,6 +82,22 @@ def resume(installation: Installation, *, who: str) -> str:
     if held is None:
         return "Changes were not paused."
     return f"Changes go on: they were paused since {held.paused_at:%Y-%m-%d %H:%M} UTC. The next cycle decides."
+
+
+def unfreeze(installation: Installation, nodes: Sequence[str], *, who: str) -> str:
+    """Let nodes be changed again that could not be set back; tells so.
+
+    Raises `OrchaError` for one that is not frozen.
+    """
+    now = installation.clock.now()
+    with installation.warehouse.write() as connection:
+        frozen = freezes.frozen(connection)
+        if unknown := [node for node in nodes if node not in frozen]:
+            known = f"Frozen are: {', '.join(frozen)}." if frozen else "No node is."
+            raise OrchaError(f"{', '.join(unknown)} is not frozen. {known}")
+        for node in nodes:
+            freezes.lift(connection, node, at=now, by=who)
+    return f"Free to be changed again: {', '.join(nodes)}. The next cycle reads where they stand."
 
 
 def pause_line(installation: Installation) -> str:

@@ -16,9 +16,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from orcha_pipeline.allocation.recovery import recover
 from orcha_pipeline.dagster_api import ENDED, DagsterApi, partition_key, prepare_instance
 from orcha_pipeline.decision_view import print_latest
 from orcha_pipeline.errors import SupervisionError
+from orcha_pipeline.ingest import open_adapters
 from orcha_pipeline.installation import Installation, SteppedClock
 from orcha_pipeline.model import HOUR, hour_of
 from orcha_pipeline.permission_commands import pause_line
@@ -245,6 +247,12 @@ class _Flow:
         told = ", ".join(_model_told(row) for row in trained)
         return told or "none yet, for no hour of any node is known; nodes without history are left as they are"
 
+    def recovery(self) -> str:
+        """Bring applications to an end that an earlier run of Orcha left in their midst."""
+        with open_adapters(self.installation) as adapters:
+            found = recover(self.installation, self.warehouse, adapters)
+        return "; ".join(f"{each.host}: {each.status.value.replace('_', ' ')} ({each.reason})" for each in found)
+
     def cycle(self) -> str:
         """Run one cycle now, outside the schedule."""
         # The hour a run is for is the wall clock's, as the schedule's is; a testnet's own clock may be ahead of it.
@@ -299,9 +307,12 @@ def up(installation: Installation, console: Console, *, config: Path | None, onc
         flow = _Flow(installation, warehouse, api, console)
         with warehouse.read() as connection:
             has_history = decisions.count_features(connection) > 0
+            left_behind = decisions.applications_without_end(connection)
             missing = set(installation.node_protocols().values()) - {
                 row.protocol for row in decisions.models(connection)
             }
+        if left_behind:
+            flow.timed("Recovery", flow.recovery)
         if not has_history:
             flow.timed("History", flow.record_history)
         if missing:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from orcha_pipeline.clock import Clock
 from orcha_pipeline.errors import AdapterError
@@ -19,13 +19,17 @@ from orcha_pipeline.model import (
     HealthState,
     Lever,
     LeverMode,
+    NodeReading,
     PriceReading,
     Provenance,
+    Verdict,
     Window,
 )
 from orcha_pipeline.protocols.base import Adapter
 from orcha_pipeline.settings import NodeSettings, Settings
 from orcha_pipeline.warehouse.connection import Warehouse
+from orcha_pipeline.warehouse.decisions import DecidedAllocation, DecisionRow
+from orcha_pipeline.warehouse.facts import record_readings
 
 NOW = datetime(2026, 3, 5, 12, 5, tzinfo=UTC)
 LEVER = Lever(name="limit", unit="unit", mode=LeverMode.HOT, minimum=0.0, maximum=100.0, step=1.0, at_full_share=100.0)
@@ -140,6 +144,66 @@ class FakeNode(Adapter):
 
     def close(self) -> None:
         self.closed = True
+
+
+def read_now(
+    warehouse: Warehouse, nodes: Iterable[FakeNode], now: datetime, *, state: HealthState = HealthState.HEALTHY
+) -> None:
+    """Put on record that these nodes were read just now."""
+    readings = [
+        NodeReading(
+            node=node.node,
+            protocol=node.protocol,
+            observed_at=now,
+            health=HealthReading(state=state),
+            allocation=node.allocation(),
+        )
+        for node in nodes
+    ]
+    with warehouse.write() as connection:
+        record_readings(connection, readings)
+
+
+def decided_line(
+    node: str,
+    now: float | None,
+    planned: float | None,
+    *,
+    share: float | Literal["same"] | None = "same",
+    lever: str | None = "limit",
+) -> DecidedAllocation:
+    """A node's line of a decision: its lever stands at `now` and is to stand at `planned`."""
+    return DecidedAllocation(
+        node=node,
+        yield_usd=0.1,
+        share_now=(None if now is None else now / 100) if share == "same" else share,
+        share_planned=None if planned is None else planned / 100,
+        lever=lever,
+        value_now=now,
+        value_planned=planned,
+        reason="",
+    )
+
+
+def decision_to_apply(
+    decision_id: str, lines: Sequence[DecidedAllocation], *, decided_at: datetime = NOW, **changes: Any
+) -> DecisionRow:
+    """A decision of the host `box` that says reallocate."""
+    known: dict[str, Any] = {
+        "decision_id": decision_id,
+        "host": "box",
+        "decided_at": decided_at,
+        "verdict": Verdict.REALLOCATE,
+        "gain_usd_per_hour": 1.0,
+        "gain_percent": None,
+        "switching_cost_usd": 0.0,
+        "confidence": 0.9,
+        "gates": (),
+        "reason": "test",
+        "dagster_run_id": "run",
+        "allocations": tuple(lines),
+    }
+    return DecisionRow(**{**known, **changes})
 
 
 class FakePrices:

@@ -22,6 +22,7 @@ def test_help_lists_every_command(orcha):
         "approve",
         "pause",
         "resume",
+        "unfreeze",
         "nodes",
         "prices",
         "testnet",

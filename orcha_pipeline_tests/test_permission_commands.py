@@ -7,8 +7,8 @@ import pytest
 from orcha_pipeline.clock import FixedClock
 from orcha_pipeline.errors import OrchaError
 from orcha_pipeline.model import HOUR, ApplicationStatus, Mode, Verdict
-from orcha_pipeline.permission_commands import approve, pause, pause_line, resume
-from orcha_pipeline.warehouse import decisions, permissions
+from orcha_pipeline.permission_commands import approve, pause, pause_line, resume, unfreeze
+from orcha_pipeline.warehouse import decisions, freezes, permissions
 from orcha_pipeline.warehouse.decisions import ApplicationRow, DecidedAllocation, DecisionRow
 from orcha_pipeline_tests.rig import NOW, installation
 
@@ -151,6 +151,26 @@ def test_only_what_is_carried_out_without_asking_is_waited_for(installed, decide
     decide("77aa-1", host="attic", mode=Mode.ADVISE)
     decide("88bb-1", host="cellar", mode=Mode.AUTO)
     assert asked(installed, decisions.unapplied) == ["88bb-1"]
+
+
+# --- nodes that could not be set back
+
+
+def test_a_frozen_node_is_free_again_when_the_operator_says_so(installed):
+    with installed.warehouse.write() as connection:
+        freezes.freeze(connection, application_id="a-1", stuck={"a": "set limit of a to 60"}, at=NOW)
+        freezes.freeze(connection, application_id="a-1", stuck={"a": "told once"}, at=NOW + HOUR)
+    with pytest.raises(OrchaError, match=r"b is not frozen\. Frozen are: a\."):
+        unfreeze(installed, ["a", "b"], who="ada")
+    (row,) = asked(installed, freezes.frozen).values()
+    assert row.reason == "set limit of a to 60"
+    assert "Free to be changed again: a." in unfreeze(installed, ["a"], who="ada")
+    assert asked(installed, freezes.frozen) == {}
+    with pytest.raises(OrchaError, match=r"a is not frozen\. No node is\."):
+        unfreeze(installed, ["a"], who="ada")
+    with installed.warehouse.read() as connection:
+        assert connection.execute("SELECT lifted_by FROM freezes").fetchall() == [("ada",)]
+        assert connection.execute("SELECT resolved_at FROM alerts").fetchall() == [(NOW.replace(tzinfo=None),)]
 
 
 # --- pauses

@@ -1,12 +1,15 @@
 """From a decision on record to its application on record: claims it, has it carried out, writes how it ended."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime, timedelta
 
-from orcha_pipeline.allocation.executor import ApplicationError, ApplicationOutcome, apply_changes
-from orcha_pipeline.allocation.gates import Change, hold_gate, rate_gate
+from orcha_pipeline.allocation.decided import changes_of_row, surroundings_of
+from orcha_pipeline.allocation.executor import ApplicationError, ApplicationOutcome, Step, apply_changes
+from orcha_pipeline.allocation.gates import hold_gate, rate_gate
+from orcha_pipeline.allocation.host_lock import host_lock
 from orcha_pipeline.allocation.journal import WarehouseJournal
-from orcha_pipeline.allocation.plan import total_use
+from orcha_pipeline.allocation.recovery import end, recover_host, to_do
 from orcha_pipeline.allocation.situation import read_situation, why_frozen
 from orcha_pipeline.errors import PlanError
 from orcha_pipeline.installation import Installation
@@ -20,27 +23,6 @@ from orcha_pipeline.warehouse.decisions import ApplicationRow, Connection, Decis
 DECISION_COUNTS_FOR = timedelta(minutes=30)
 """An older decision is not carried out: two cycles have passed since."""
 CHANGES_REMEMBERED = timedelta(hours=24)
-
-
-def changes_of_row(row: DecisionRow) -> tuple[Change, ...]:
-    """The levers a recorded decision moves."""
-    return tuple(
-        Change(
-            node=line.node,
-            lever=line.lever,
-            value_from=line.value_now,
-            value_to=line.value_planned,
-            share_from=line.share_now,
-            share_to=line.share_planned,
-        )
-        for line in row.allocations
-        if line.lever is not None
-        and line.value_now is not None
-        and line.value_planned is not None
-        and line.share_now is not None
-        and line.share_planned is not None
-        and line.value_now != line.value_planned
-    )
 
 
 def carry_out(
@@ -66,37 +48,46 @@ def carry_out(
             status=ApplicationStatus.DROPPED, reason=reason, steps=(), started_at=started, ended_at=clock.now()
         )
 
-    with warehouse.write() as connection:
-        row = decisions.decision(connection, decision_id)
-        if row is None:
-            raise PlanError(f"There is no decision {decision_id} on record: look them up with `orcha decision`.")
-        if row.verdict is not Verdict.REALLOCATE:
-            raise PlanError(f"Decision {decision_id} says hold: there is nothing to apply.")
-        if row.mode is Mode.ADVISE:
-            raise PlanError(f"Decision {decision_id} is advice: in mode advise nothing is changed.")
-        if row.waits_for_approval and decision_id not in permissions.approvals_of(connection, [decision_id]):
-            raise PlanError(f"Decision {decision_id} waits for approval: `orcha approve {decision_id[:8]}`.")
-        against = why_not_now(connection, row, installation.settings, started)
-        claimed = decisions.begin_application(
-            connection,
-            ApplicationRow(
-                application_id=application_id,
-                decision_id=decision_id,
-                started_at=started,
-                ended_at=None,
-                status=ApplicationStatus.RUNNING,
-                reason="",
-                dagster_run_id=run_id,
-            ),
-        )
-    if not claimed:
-        return dropped("It was carried out before: a decision is applied once.")
-    outcome = dropped(against) if against else _apply(row, application_id, installation, warehouse, adapters)
-    with warehouse.write() as connection:
-        decisions.end_application(
-            connection, application_id, status=outcome.status, reason=outcome.reason, ended_at=outcome.ended_at
-        )
+    with warehouse.read() as connection:
+        row = _asked_for(connection, decision_id)
+    with host_lock(installation.settings.home, row.host) as mine:
+        if mine:
+            recover_host(row.host, installation, warehouse, adapters)
+        with warehouse.write() as connection:
+            against = why_not_now(connection, row, installation.settings, started)
+            claimed = decisions.begin_application(
+                connection,
+                ApplicationRow(
+                    application_id=application_id,
+                    decision_id=decision_id,
+                    started_at=started,
+                    ended_at=None,
+                    status=ApplicationStatus.RUNNING,
+                    reason="",
+                    dagster_run_id=run_id,
+                ),
+            )
+        if not claimed:
+            return dropped("It was carried out before: a decision is applied once.")
+        if not mine:
+            against = "Another process is changing the host."
+        outcome = dropped(against) if against else _apply(row, application_id, installation, warehouse, adapters)
+        end(warehouse, application_id, outcome)
     return outcome
+
+
+def _asked_for(connection: Connection, decision_id: str) -> DecisionRow:
+    """The decision, which says reallocate and may be carried out. Raises `PlanError`."""
+    row = decisions.decision(connection, decision_id)
+    if row is None:
+        raise PlanError(f"There is no decision {decision_id} on record: look them up with `orcha decision`.")
+    if row.verdict is not Verdict.REALLOCATE:
+        raise PlanError(f"Decision {decision_id} says hold: there is nothing to apply.")
+    if row.mode is Mode.ADVISE:
+        raise PlanError(f"Decision {decision_id} is advice: in mode advise nothing is changed.")
+    if row.waits_for_approval and decision_id not in permissions.approvals_of(connection, [decision_id]):
+        raise PlanError(f"Decision {decision_id} waits for approval: `orcha approve {decision_id[:8]}`.")
+    return row
 
 
 def why_not_now(connection: Connection, row: DecisionRow, settings: Settings, now: datetime) -> str:
@@ -135,23 +126,13 @@ def _apply(
     warehouse: Warehouse,
     adapters: Mapping[str, Adapter],
 ) -> ApplicationOutcome:
-    changes = changes_of_row(row)
-    changed = {change.node for change in changes}
-    nodes = {node.name: node.to_model() for node in installation.settings.nodes if node.host == row.host}
-    host = next((h.to_model() for h in installation.settings.hosts if h.name == row.host), None)
-    gone = sorted({line.node for line in row.allocations} - set(nodes))
-    if host is None or gone:
+    try:
+        around = surroundings_of(row, installation.settings)
+    except PlanError as gone:
         now = installation.clock.now()
-        reason = f"{', '.join(gone) or row.host} is not configured any more."
         return ApplicationOutcome(
-            status=ApplicationStatus.DROPPED, reason=reason, steps=(), started_at=now, ended_at=now
+            status=ApplicationStatus.DROPPED, reason=str(gone), steps=(), started_at=now, ended_at=now
         )
-    resting = [
-        # A share nobody knows counts as the largest one it may be, as it did in the plan.
-        (nodes[line.node].demand, nodes[line.node].max_share if line.share_now is None else line.share_now)
-        for line in row.allocations
-        if line.node not in changed
-    ]
     situation = read_situation(warehouse, installation.clock.now())
 
     def stopped() -> str:
@@ -161,31 +142,28 @@ def _apply(
 
     try:
         return apply_changes(
-            changes,
+            changes_of_row(row),
             application_id=application_id,
             adapters=adapters,
             journal=WarehouseJournal(warehouse),
             clock=installation.clock,
-            capacity=host.capacity,
-            demands={name: node.demand for name, node in nodes.items()},
-            others=total_use(resting),
+            capacity=around.capacity,
+            demands=around.demands,
+            others=around.others,
             why_not=lambda node, lever: why_frozen(node, lever, situation),
             stopped=stopped,
         )
     except ApplicationError as error:
-        outcome = error.outcome
-        with warehouse.write() as connection:
-            decisions.end_application(
-                connection, application_id, status=outcome.status, reason=outcome.reason, ended_at=outcome.ended_at
-            )
+        end(warehouse, application_id, error.outcome)
         raise
     except BaseException as interrupt:  # the executor has set back what it could, and its steps tell
-        with warehouse.write() as connection:
-            decisions.end_application(
-                connection,
-                application_id,
-                status=decisions.status_by_steps(connection, application_id),
-                reason=f"Interrupted ({type(interrupt).__name__}); its steps tell how the nodes were left.",
-                ended_at=installation.clock.now(),
-            )
+        with warehouse.read() as connection:
+            steps = [Step(**asdict(step)) for step in decisions.steps_of(connection, application_id)]
+            status = decisions.status_by_steps(connection, application_id)
+        now = installation.clock.now()
+        reason = f"Interrupted ({type(interrupt).__name__}); its steps tell how the nodes were left."
+        outcome = ApplicationOutcome(
+            status=status, reason=reason, steps=tuple(steps), started_at=now, ended_at=now, stuck=to_do(steps)
+        )
+        end(warehouse, application_id, outcome)
         raise

@@ -4,7 +4,7 @@ Speaks to nodes through their adapters and to the warehouse through a `Journal`;
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -12,7 +12,7 @@ from orcha_pipeline.allocation.gates import Change
 from orcha_pipeline.allocation.plan import total_use
 from orcha_pipeline.clock import Clock
 from orcha_pipeline.errors import AdapterError, OrchaError, where
-from orcha_pipeline.model import RESOURCES, ApplicationStatus, Lever, Resources
+from orcha_pipeline.model import RESOURCES, ApplicationStatus, Lever, LeverMode, Resources
 from orcha_pipeline.protocols.base import Adapter
 
 _SLACK = 1e-9  # part of a capacity: rounding error of a sum
@@ -50,13 +50,17 @@ class Journal(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApplicationOutcome:
-    """What came of an application. `reason` is for the operator; after a failed rollback it says what to do."""
+    """What came of an application. `reason` is for the operator; after a failed rollback it says what to do.
+
+    `stuck`: node -> what to do by hand, of those that could not be set back.
+    """
 
     status: ApplicationStatus
     reason: str
     steps: tuple[Step, ...]
     started_at: datetime
     ended_at: datetime
+    stuck: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class ApplicationError(OrchaError):
@@ -102,6 +106,38 @@ def apply_changes(
         stopped=stopped,
     )
     return application.carry_out(changes)
+
+
+def roll_back(
+    steps: Sequence[Step],
+    changes: Sequence[Change],
+    *,
+    why: str,
+    application_id: str,
+    adapters: Mapping[str, Adapter],
+    journal: Journal,
+    clock: Clock,
+    capacity: Resources,
+    demands: Mapping[str, Resources],
+    others: Resources,
+) -> ApplicationOutcome:
+    """Set back what the recorded `steps` of `changes` have moved, last first, where it does not stand there already.
+
+    For an application whose process ended in its midst: a step that was intended may have acted. `why` begins the
+    reason; the rest is as for `apply_changes`.
+    """
+    application = _Application(
+        application_id=application_id,
+        adapters=adapters,
+        journal=journal,
+        clock=clock,
+        capacity=capacity,
+        demands=demands,
+        others=others,
+        why_not=lambda _node, _lever: "",
+        stopped=lambda: "",
+    )
+    return application.taken_back(steps, changes, why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +205,33 @@ class _Application:
             return self._rolled_back(failure, started)
         told = ", ".join(f"{move.change.node} {move.lever.name} = {_value(move)}" for move in moves)
         return self._outcome(ApplicationStatus.APPLIED, f"Applied and read back: {told}.", started)
+
+    def taken_back(self, steps: Sequence[Step], changes: Sequence[Change], why: str) -> ApplicationOutcome:
+        started = self._clock.now()
+        self._steps = list(steps)
+        by_node = {change.node: change for change in changes}
+        self._shares = {change.node: change.share_from for change in changes}
+        undone = {step.node for step in steps if step.kind == "rollback" and step.status == "done"}
+        for step in steps:
+            if step.kind == "apply" and step.node not in undone and step.previous is not None:
+                change = by_node[step.node]
+                self._begun.append(
+                    _Move(replace(change, value_from=step.previous), self._lever_of(step.node, step.lever))
+                )
+                done = step.status == "done"
+                self._shares[step.node] = change.share_to if done else max(change.share_from, change.share_to)
+        now = self._use().as_dict()
+        self._limit = Resources(**{name: max(now[name], most) for name, most in self._capacity.as_dict().items()})
+        return self._rolled_back(why, started, only_where_needed=True)
+
+    def _lever_of(self, node: str, name: str) -> Lever:
+        """The lever as the node describes it; one of that name without a range where it does not answer."""
+        try:
+            return next(lever for lever in self._adapters[node].levers() if lever.name == name)
+        except Exception:  # noqa: BLE001 -- to set it back is tried all the same, and tells what is wrong
+            return Lever(
+                name=name, unit="", mode=LeverMode.RESTART, minimum=0.0, maximum=0.0, step=0.0, at_full_share=0.0
+            )
 
     # --- before the first step
 
@@ -293,8 +356,11 @@ class _Application:
 
     # --- back
 
-    def _rolled_back(self, why: str, started: datetime) -> ApplicationOutcome:
-        """Undo what was begun, last first. Every node is tried, whatever fails on the way."""
+    def _rolled_back(self, why: str, started: datetime, *, only_where_needed: bool = False) -> ApplicationOutcome:
+        """Undo what was begun, last first. Every node is tried, whatever fails on the way.
+
+        With `only_where_needed` a node that stands where it stood before is not moved, so that it need not restart.
+        """
         unclosed = [
             self._finished(step, None, "broke off before it was read back")
             for step in self._steps
@@ -302,22 +368,30 @@ class _Application:
         ]
         unwritten = [note for step in unclosed if (note := self._write(self._journal.step_finished, step))]
         undone: list[str] = []
-        stuck: list[str] = []
+        stuck: dict[str, str] = {}
+        failures: list[str] = []
         for move in reversed(self._begun):
             left_at = next(step.read_back for step in self._steps if step.node == move.change.node)
             step = self._intended("rollback", move, previous=left_at, requested=move.change.value_from)
             unwritten += filter(None, [self._write(self._journal.step_intended, step)])
-            finished = self._undone(step, move)
+            if only_where_needed and self._stands_at(move):
+                finished = self._finished(step, move.change.value_from, "")
+            else:
+                finished = self._undone(step, move)
             unwritten += filter(None, [self._write(self._journal.step_finished, finished)])
             if finished.status == "done":
                 self._shares[move.change.node] = move.change.share_from
                 undone.append(move.change.node)
             else:
-                stuck.append(f"{_to_do(move)} (it failed: {finished.error})")
+                stuck[move.change.node] = _to_do(move)
+                failures.append(f"{_to_do(move)} (it failed: {finished.error})")
         notes = f" Not all steps could be written: {unwritten[0]}." if unwritten else ""
         if stuck:
-            told = f"{why} Not everything could be set back. Please {'; '.join(stuck)}; then run the next cycle.{notes}"
-            return self._outcome(ApplicationStatus.ROLLBACK_FAILED, told, started)
+            told = (
+                f"{why} Not everything could be set back. Please {'; '.join(failures)}; then "
+                f"`orcha unfreeze {' '.join(stuck)}`.{notes}"
+            )
+            return replace(self._outcome(ApplicationStatus.ROLLBACK_FAILED, told, started), stuck=stuck)
         if not self._begun:
             return self._outcome(ApplicationStatus.DROPPED, f"{why} Nothing had been changed.{notes}", started)
         told = f"{why} Set back and read back: {', '.join(undone)}.{notes}"

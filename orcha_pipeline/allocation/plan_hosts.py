@@ -13,6 +13,7 @@ from orcha_pipeline.allocation.gates import cooldown_left
 from orcha_pipeline.allocation.outlook import EDGES, PERIODS, STEPS_AN_HOUR, Outlook
 from orcha_pipeline.allocation.plan import Plan
 from orcha_pipeline.allocation.planner import Limit, PlanNode, Weights, plan_together
+from orcha_pipeline.allocation.recovery import Recovered
 from orcha_pipeline.allocation.response_learning import LearntResponse
 from orcha_pipeline.allocation.situation import Situation, why_frozen
 from orcha_pipeline.errors import PlanError
@@ -82,6 +83,16 @@ def plan_hosts(
                 yield from waiting.popleft().result()
         for each in waiting:
             yield from each.result()
+
+
+def without_plan(made: HostPlan, recovered: Sequence[Recovered]) -> HostPlan:
+    """No plan for a host of which an application was only now brought to its end."""
+    for each in recovered:
+        if each.host == made.host:
+            return HostPlan(
+                made.host, None, f"an earlier change of {made.host} has only now found its end: {each.reason}"
+            )
+    return made
 
 
 def _groups(settings: Settings, situation: Situation, levers: Mapping[str, Lever | None]) -> list[_Group]:

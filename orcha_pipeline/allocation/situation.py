@@ -8,9 +8,10 @@ from typing import TypeVar
 from orcha_pipeline.allocation.foresight import HISTORY_DAYS
 from orcha_pipeline.allocation.gates import BUDGET_MONTH, freeze_reason
 from orcha_pipeline.model import Lever, YieldForecast
-from orcha_pipeline.warehouse import decisions, permissions, planning_rows
+from orcha_pipeline.warehouse import decisions, freezes, permissions, planning_rows
 from orcha_pipeline.warehouse.connection import Warehouse
 from orcha_pipeline.warehouse.decisions import DecisionRow, NodeState
+from orcha_pipeline.warehouse.freezes import FreezeRow
 from orcha_pipeline.warehouse.permissions import PauseRow
 from orcha_pipeline.warehouse.planning_rows import Quarters
 
@@ -36,6 +37,8 @@ class Situation:
     awaiting: Mapping[str, DecisionRow] = field(default_factory=dict[str, DecisionRow])
     """By host: a decision that waits for approval."""
     pause: PauseRow | None = None
+    stuck: Mapping[str, FreezeRow] = field(default_factory=dict[str, FreezeRow])
+    """Nodes of which a change could not be taken back."""
 
     def of(self, nodes: Collection[str]) -> "Situation":
         """What it tells of these nodes alone."""
@@ -51,6 +54,7 @@ class Situation:
             steps_this_month=kept(self.steps_this_month),
             held_usd=kept(self.held_usd),
             unanswered=kept(self.unanswered),
+            stuck=kept(self.stuck),
             pause=self.pause,
         )
 
@@ -68,6 +72,7 @@ def read_situation(warehouse: Warehouse, now: datetime, *, ask_again_after: time
             unanswered=permissions.unanswered(connection, since=now - ask_again_after, now=now),
             awaiting=permissions.awaiting(connection, now),
             pause=permissions.pause_in_force(connection),
+            stuck=freezes.frozen(connection),
         )
 
 
@@ -80,6 +85,8 @@ def read_quarters(warehouse: Warehouse, nodes: Sequence[str], now: datetime) -> 
 def why_frozen(node: str, lever: Lever | None, situation: Situation) -> str:
     """Why a node must keep what it has; empty when it may be changed."""
     state = situation.states.get(node)
+    if node in situation.stuck:
+        return f"it could not be set back: {situation.stuck[node].reason}, then `orcha unfreeze {node}`"
     if state is None:
         return "it was not read in this cycle"
     frozen = freeze_reason(

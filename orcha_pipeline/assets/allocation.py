@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from orcha_pipeline.allocation.apply import CHANGES_REMEMBERED
 from orcha_pipeline.allocation.gates import Decision, decide, hold_without_plan
 from orcha_pipeline.allocation.plan import Plan
+from orcha_pipeline.allocation.recovery import recover
 from orcha_pipeline.allocation.situation import Situation, read_quarters, read_situation
 from orcha_pipeline.assets.forecast import FORECAST
 from orcha_pipeline.assets.ingest import OWNERS
@@ -169,7 +170,7 @@ def build_allocation() -> list[dg.AssetsDefinition]:
         context: dg.AssetExecutionContext, nodes: NodesResource, warehouse: WarehouseResource
     ) -> dg.MaterializeResult[Any]:
         """The best division of each host to take now, a day looked ahead, less what changing to it costs."""
-        from orcha_pipeline.allocation.plan_hosts import plan_hosts
+        from orcha_pipeline.allocation.plan_hosts import plan_hosts, without_plan
 
         installation = nodes.installation()
         store = warehouse.warehouse
@@ -177,6 +178,7 @@ def build_allocation() -> list[dg.AssetsDefinition]:
             store, installation.clock.now(), ask_again_after=installation.settings.apply.ask_again_after
         )
         with nodes.adapters() as adapters:
+            recovered = recover(installation, store, adapters)
             levers, failures = first_levers(adapters)
         for node, failure in failures.items():
             context.log.warning("%s keeps its share: its levers could not be read: %s", node, failure)
@@ -185,6 +187,10 @@ def build_allocation() -> list[dg.AssetsDefinition]:
                 installation.settings, situation, levers, lambda names: read_quarters(store, names, situation.now)
             )
         )
+        for each in recovered:
+            context.log.warning("An application of %s had no end; %s: %s", each.host, each.status.value, each.reason)
+        # Its nodes were read before they were set back: the next reading tells where they stand.
+        made = [without_plan(each, recovered) for each in made]
         with store.write() as connection:
             for each in made:
                 decisions.record_plan(

@@ -456,6 +456,15 @@ def _applications(connection: Connection, where: str, parameters: Sequence[objec
     return [ApplicationRow(**row) for row in rows]
 
 
+def applications_without_end(connection: Connection, *, or_these: Collection[str] = ()) -> list[ApplicationRow]:
+    """Applications on record as running, and those with one of these ids; by time."""
+    return _applications(
+        connection,
+        "WHERE ended_at IS NULL OR application_id IN (SELECT unnest(?)) ORDER BY started_at",
+        [list(or_these)],
+    )
+
+
 def latest_applications(connection: Connection, hosts: Collection[str] | None = None) -> list[ApplicationRow]:
     """How the last decisions of `hosts` (of all, by default) were carried out, where they were."""
     ids = [d.decision_id for d in latest_decisions(connection, hosts)]

@@ -2,33 +2,19 @@ from datetime import timedelta
 
 import pytest
 
-from orcha_pipeline.allocation.apply import carry_out, changes_of_row
+from orcha_pipeline.allocation.apply import carry_out
+from orcha_pipeline.allocation.decided import changes_of_row
 from orcha_pipeline.clock import FixedClock
 from orcha_pipeline.errors import AllocationError, PlanError
-from orcha_pipeline.model import HOUR, ApplicationStatus, HealthReading, HealthState, Mode, NodeReading, Verdict
+from orcha_pipeline.model import HOUR, ApplicationStatus, HealthState, Mode, Verdict
 from orcha_pipeline.warehouse import decisions, permissions
-from orcha_pipeline.warehouse.decisions import DecidedAllocation, DecisionRow
-from orcha_pipeline.warehouse.facts import record_readings
 from orcha_pipeline.warehouse.permissions import ApprovalRow, PauseRow
-from orcha_pipeline_tests.rig import NOW, FakeNode, installation, value_of
+from orcha_pipeline_tests.rig import NOW, FakeNode, decided_line, decision_to_apply, installation, read_now, value_of
 
 NODES = ("a", "b", "idle")
 
 
-def line(node, now, planned, *, share="same", lever="limit") -> DecidedAllocation:
-    return DecidedAllocation(
-        node=node,
-        yield_usd=0.1,
-        share_now=(None if now is None else now / 100) if share == "same" else share,
-        share_planned=None if planned is None else planned / 100,
-        lever=lever,
-        value_now=now,
-        value_planned=planned,
-        reason="",
-    )
-
-
-A, B, IDLE = line("a", 60.0, 30.0), line("b", 20.0, 50.0), line("idle", 50.0, 50.0)
+A, B, IDLE = decided_line("a", 60.0, 30.0), decided_line("b", 20.0, 50.0), decided_line("idle", 50.0, 50.0)
 
 
 class Rig:
@@ -43,35 +29,16 @@ class Rig:
 
     def read(self, *, state=HealthState.HEALTHY):
         """Put on record that every node was read just now."""
-        readings = [
-            NodeReading(
-                node=name,
-                protocol=node.protocol,
-                observed_at=self.clock.now(),
-                health=HealthReading(state=state),
-                allocation=node.allocation(),
-            )
-            for name, node in self.nodes.items()
-        ]
-        with self.warehouse.write() as connection:
-            record_readings(connection, readings)
+        read_now(self.warehouse, self.nodes.values(), self.clock.now(), state=state)
 
     def decide(
         self, decision_id="d-1", *, verdict=Verdict.REALLOCATE, minutes=0, lines=(A, B, IDLE), mode=None, expires=None
     ):
-        row = DecisionRow(
-            decision_id=decision_id,
-            host="box",
+        row = decision_to_apply(
+            decision_id,
+            lines,
             decided_at=NOW + timedelta(minutes=minutes),
             verdict=verdict,
-            gain_usd_per_hour=1.0,
-            gain_percent=None,
-            switching_cost_usd=0.0,
-            confidence=0.9,
-            gates=(),
-            reason="test",
-            dagster_run_id="run",
-            allocations=lines,
             mode=mode,
             expires_at=expires,
         )
@@ -235,16 +202,16 @@ def test_an_interrupted_application_that_could_not_be_set_back_says_so(rig):
 
 def test_a_resting_node_of_unknown_share_counts_as_the_largest_it_may_be(rig):
     # 16 threads, 10 of them for the unknown share: b may take 5 more, but not 7.
-    rig.decide(lines=(line("b", 20.0, 70.0), line("idle", None, None)))
+    rig.decide(lines=(decided_line("b", 20.0, 70.0), decided_line("idle", None, None)))
     outcome = rig.carry_out()
     assert outcome.status is ApplicationStatus.DROPPED
     assert "exceed" in outcome.reason
-    rig.decide("d-2", minutes=1, lines=(line("b", 20.0, 50.0), line("idle", None, None)))
+    rig.decide("d-2", minutes=1, lines=(decided_line("b", 20.0, 50.0), decided_line("idle", None, None)))
     assert rig.carry_out("d-2", "a-2").status is ApplicationStatus.APPLIED
 
 
 def test_only_lines_that_move_a_known_lever_are_changes(rig):
-    row = rig.decide(lines=(A, IDLE, line("b", None, 30.0), line("c", 1.0, 2.0, lever=None)))
+    row = rig.decide(lines=(A, IDLE, decided_line("b", None, 30.0), decided_line("c", 1.0, 2.0, lever=None)))
     (change,) = changes_of_row(row)
     assert (change.node, change.value_from, change.value_to, change.share_from, change.share_to) == (
         "a",
@@ -353,7 +320,7 @@ def test_a_host_that_was_changed_since_rests(rig):
     assert rig.carry_out().status is ApplicationStatus.APPLIED
     rig.clock.set(NOW + timedelta(minutes=15))
     rig.read()
-    rig.decide("d-2", minutes=15, lines=(line("a", 30.0, 40.0), line("b", 50.0, 40.0), IDLE))
+    rig.decide("d-2", minutes=15, lines=(decided_line("a", 30.0, 40.0), decided_line("b", 50.0, 40.0), IDLE))
     outcome = rig.carry_out("d-2", "a-2")
     assert outcome.status is ApplicationStatus.DROPPED
     assert "rests 60 min" in outcome.reason

@@ -12,11 +12,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from orcha_pipeline.allocation.gates import decide
-from orcha_pipeline.allocation.plan_hosts import GROUPS_A_PROCESS, plan_hosts
+from orcha_pipeline.allocation.plan_hosts import GROUPS_A_PROCESS, plan_hosts, without_plan
+from orcha_pipeline.allocation.recovery import Recovered
 from orcha_pipeline.allocation.situation import Situation
-from orcha_pipeline.model import HOUR, HealthState, Lever, LeverMode, Mode, Verdict, YieldForecast
+from orcha_pipeline.model import HOUR, ApplicationStatus, HealthState, Lever, LeverMode, Mode, Verdict, YieldForecast
 from orcha_pipeline.settings import Settings
 from orcha_pipeline.warehouse.decisions import NodeState
+from orcha_pipeline.warehouse.freezes import FreezeRow
 from orcha_pipeline.warehouse.planning_rows import Quarters
 from orcha_pipeline_tests.allocation.build import NOW, a_forecast, a_lever
 
@@ -164,6 +166,23 @@ def test_a_stretch_of_quarter_hours_tells_of_a_node_without_a_forecast():
     (made,) = plan_hosts(settings, situation, {"a": a_lever()}, lambda names: quarters)
     assert made.plan is not None
     assert share(made.plan) == 1.0
+
+
+def test_a_node_that_could_not_be_set_back_is_left_alone():
+    stuck = FreezeRow(node="a", frozen_at=NOW, application_id="a-1", reason="set limit of a to 60 by hand")
+    plan = one(settings_of([host()], [node("a")]), shares={"a": 0.5}, usd={"a": 0.1}, stuck={"a": stuck})
+    assert share(plan) == 0.5
+    assert "it could not be set back: set limit of a to 60 by hand, then `orcha unfreeze a`" in why(plan)
+
+
+def test_a_host_of_which_a_change_has_only_now_found_its_end_gets_no_plan():
+    settings = settings_of([host("h1"), host("h2")], TWO)
+    made = plans(settings, shares={"a": 0.5, "b": 0.5}, usd={"a": 0.1, "b": 0.1})
+    ended = Recovered("h1", "a-1", ApplicationStatus.ROLLED_BACK, "Set back and read back: a.")
+    first, second = (without_plan(each, [ended]) for each in made.values())
+    assert first.plan is None
+    assert first.reason == "an earlier change of h1 has only now found its end: Set back and read back: a."
+    assert second is made["h2"]
 
 
 # --- fleets

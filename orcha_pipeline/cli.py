@@ -143,6 +143,29 @@ def unfreeze(
     console.print(run(open_installation(config), nodes, who=who or getuser()), highlight=False)
 
 
+@app.command()
+def doctor(
+    *,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: a list of part, status and text.")] = False,
+) -> None:
+    """Check that what is on record is consistent and the nodes stand where it says; change nothing."""
+    from orcha_pipeline.doctor import doctor_view, examine
+    from orcha_pipeline.nodes_check import Status
+    from orcha_pipeline.nodes_json import as_text, findings_json
+    from orcha_pipeline.nodes_read import open_for_viewing
+
+    installation = open_for_viewing(config)
+    with _progress("Looking at everything"):
+        findings = examine(installation)
+    if as_json:
+        typer.echo(as_text({"version": 1, "findings": findings_json(findings)}))
+    else:
+        console.print(doctor_view(findings))
+    if any(finding.status is Status.BROKEN for finding in findings):
+        raise typer.Exit(1)
+
+
 DecisionsAsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/decisions.md describes it.")]
 
 

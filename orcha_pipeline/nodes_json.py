@@ -21,7 +21,7 @@ from orcha_pipeline.model import (
     UsageReading,
     Window,
 )
-from orcha_pipeline.nodes_check import NodeCheck
+from orcha_pipeline.nodes_check import Finding, NodeCheck
 from orcha_pipeline.nodes_read import ControllerView, NodeLook, Probe, Survey, state_of
 from orcha_pipeline.settings import NodeSettings
 from orcha_pipeline.warehouse.last_readings import LastReading
@@ -75,6 +75,11 @@ def _look_json(look: NodeLook) -> dict[str, Any]:
     }
 
 
+def findings_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """What a check came to, a finding each."""
+    return [{"part": f.part, "status": f.status.value, "text": f.text} for f in findings]
+
+
 def check_json(checks: Sequence[NodeCheck]) -> dict[str, Any]:
     """What `orcha nodes check --json` prints."""
     return {
@@ -84,7 +89,7 @@ def check_json(checks: Sequence[NodeCheck]) -> dict[str, Any]:
             {
                 **_identity(check.settings),
                 "broken": check.broken,
-                "findings": [{"part": f.part, "status": f.status.value, "text": f.text} for f in check.findings],
+                "findings": findings_json(check.findings),
             }
             for check in checks
         ],

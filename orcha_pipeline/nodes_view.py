@@ -20,7 +20,7 @@ from orcha_pipeline.model import (
     Mode,
     UsageReading,
 )
-from orcha_pipeline.nodes_check import NodeCheck, Status, lever_words, provenance_words, quantity
+from orcha_pipeline.nodes_check import Finding, NodeCheck, Status, lever_words, provenance_words, quantity
 from orcha_pipeline.nodes_read import NodeLook, Probe, Survey, state_of
 from orcha_pipeline.settings import NodeSettings
 
@@ -158,20 +158,25 @@ def _marked(status: Status, text: str) -> Text:
 # --- a check
 
 
+def findings_grid(findings: Sequence[Finding]) -> RenderableType:
+    """A line a finding: its mark, what it is about, and what was found."""
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column()
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for finding in findings:
+        mark, style = _MARKS[finding.status]
+        grid.add_row(Text(mark, style=style), finding.part, Text(_plain(finding.text)))
+    return grid
+
+
 def check_table(checks: Sequence[NodeCheck]) -> RenderableType:
     """Every finding, node by node, and the sum of it."""
     parts: list[RenderableType] = []
     for check in checks:
         settings = check.settings
-        grid = Table.grid(padding=(0, 1, 0, 0))
-        grid.add_column()
-        grid.add_column(no_wrap=True)
-        grid.add_column(overflow="fold")
-        for finding in check.findings:
-            mark, style = _MARKS[finding.status]
-            grid.add_row(Text(mark, style=style), finding.part, Text(_plain(finding.text)))
         title = f"{settings.name}{_simulated(settings)}: {settings.protocol} on {settings.host}"
-        parts += [Text(title, style="bold"), Padding(grid, (0, 0, 1, 2))]
+        parts += [Text(title, style="bold"), Padding(findings_grid(check.findings), (0, 0, 1, 2))]
     broken = [check.settings.name for check in checks if check.broken]
     told = f"Broken: {', '.join(broken)}. " if broken else "Nothing is broken. "
     return Group(*parts, Text(f"{told}Nothing was changed.", style="red" if broken else "green"))

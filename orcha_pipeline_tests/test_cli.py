@@ -23,6 +23,7 @@ def test_help_lists_every_command(orcha):
         "pause",
         "resume",
         "unfreeze",
+        "doctor",
         "nodes",
         "prices",
         "testnet",
@@ -153,6 +154,32 @@ def test_a_pause_is_told_on_every_screen_until_it_is_ended(orcha, tmp_path):
         assert "by ada: moving house. `orcha resume` lets them go on." in " ".join(out.split())
     assert "go on" in orcha("resume")[1]
     assert "paused" not in orcha("decision")[1]
+
+
+def test_doctor_ends_with_1_where_something_is_broken(orcha, tmp_path):
+    (tmp_path / "orcha.toml").write_text(NODE)
+    warehouse = Warehouse(tmp_path / ".orcha" / "warehouse.duckdb")
+    warehouse.migrate()
+    code, out, _ = orcha("doctor")
+    assert (code, "Nothing is broken." in out) == (0, True)
+    with warehouse.write() as connection:
+        connection.execute("INSERT INTO approvals VALUES ('gone', TIMESTAMP '2026-03-05', 'ada')")
+    code, out, _ = orcha("doctor", "--json")
+    found = json.loads(out)["findings"]
+    assert (code, found[1]["status"]) == (1, "broken")
+    assert "rows of approvals belong to nothing in decisions (1: gone)" in found[1]["text"]
+
+
+def test_a_warehouse_of_an_earlier_version_is_one_message(orcha, tmp_path):
+    warehouse = Warehouse(tmp_path / ".orcha" / "warehouse.duckdb")
+    warehouse.migrate()
+    with warehouse.write() as connection:
+        connection.execute("DROP TABLE pauses")
+        connection.execute("DELETE FROM schema_migrations WHERE name = '0006_modes.sql'")
+        connection.execute("ALTER TABLE decisions DROP COLUMN verdict")
+    code, out, err = orcha("decisions")
+    assert (code, out) == (1, "")
+    assert "was made by an earlier Orcha. `orcha up` brings it up to date." in " ".join(err.split())
 
 
 def test_what_cannot_be_approved_is_one_message(orcha, tmp_path):

@@ -252,7 +252,7 @@ def test_a_warehouse_that_cannot_be_read_is_told_beside_the_list(nodes):
     import duckdb
 
     duckdb.connect(str(made.settings.warehouse_path)).close()  # a warehouse without any table
-    assert "cannot be read" in survey(made).warehouse_problem
+    assert "was made by an earlier Orcha" in survey(made).warehouse_problem
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -8,6 +8,7 @@ import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import duckdb
@@ -25,6 +26,12 @@ def _is_taken(error: BaseException) -> bool:
         # The same process has it open with other options (a reader beside a writer).
         isinstance(error, duckdb.ConnectionException) and "different configuration" in text
     )
+
+
+def _scripts() -> list[Traversable]:
+    """The numbered migrations, in their order."""
+    found = resources.files(f"{__package__}.migrations").iterdir()
+    return sorted((item for item in found if item.name.endswith(".sql")), key=lambda item: item.name)
 
 
 class Warehouse:
@@ -63,8 +70,23 @@ class Warehouse:
         connection = self._open(read_only=True)
         try:
             yield connection
+        except (duckdb.CatalogException, duckdb.BinderException) as error:
+            if not self._is_behind(connection):
+                raise
+            raise WarehouseError(
+                f"The warehouse {self.path} was made by an earlier Orcha. `orcha up` brings it up to date."
+            ) from error
         finally:
             connection.close()
+
+    @staticmethod
+    def _is_behind(connection: duckdb.DuckDBPyConnection) -> bool:
+        """Whether the schema lacks a script."""
+        try:
+            done = {name for (name,) in connection.execute("SELECT name FROM schema_migrations").fetchall()}
+        except duckdb.CatalogException:
+            return True
+        return any(script.name not in done for script in _scripts())
 
     @contextmanager
     def write(self) -> Generator[duckdb.DuckDBPyConnection]:
@@ -87,10 +109,7 @@ class Warehouse:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WarehouseError(f"The folder {self.path.parent} cannot be made: {error.strerror}.") from error
-        scripts = sorted(
-            (item for item in resources.files(f"{__package__}.migrations").iterdir() if item.name.endswith(".sql")),
-            key=lambda item: item.name,
-        )
+        scripts = _scripts()
         ran: list[str] = []
         with self.write() as connection:
             connection.execute(

@@ -366,7 +366,7 @@ def decisions_where(connection: Connection, rest: str, parameters: Sequence[obje
         lines[line.pop("decision_id")].append(DecidedAllocation(**line))
     for row in rows:
         row["verdict"] = Verdict(row["verdict"])
-        row["mode"] = Mode(row["mode"]) if row["mode"] else None
+        row["mode"] = Mode(row["mode"]) if row.get("mode") else None
         row["gates"] = tuple(Gate(**gate) for gate in json.loads(row["gates"]))
         row["binding"] = tuple(json.loads(row["binding"] or "[]"))
         row["shadow_prices"] = json.loads(row["shadow_prices"] or "{}")
@@ -483,6 +483,16 @@ def steps_of(connection: Connection, application_id: str) -> list[StepRow]:
         connection, "SELECT * FROM application_steps WHERE application_id = ? ORDER BY step", [application_id]
     )
     return [StepRow(**row) for row in rows]
+
+
+def last_steps(connection: Connection) -> dict[str, StepRow]:
+    """Node -> the last move of it that was done."""
+    rows = records(
+        connection,
+        "SELECT * FROM application_steps WHERE status = 'done' "
+        "QUALIFY row_number() OVER (PARTITION BY node ORDER BY started_at DESC, step DESC) = 1",
+    )
+    return {row["node"]: StepRow(**row) for row in rows}
 
 
 def begin_application(connection: Connection, application: ApplicationRow) -> bool:

@@ -27,7 +27,7 @@ ifneq ($(SYSTEM_CERTS),)
 export NODE_EXTRA_CA_CERTS ?= $(SYSTEM_CERTS)
 endif
 
-.PHONY: help setup run test test-peers bench-ingest bench-forecast bench-testnet bench-planner lint clean
+.PHONY: help setup run test test-peers bench-ingest bench-forecast bench-testnet bench-planner bench-faults lint clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 19
@@ -52,6 +52,9 @@ bench-forecast: $(STAMP) ## Measure a training and cold forecasts of 4 and of 1,
 
 bench-testnet: $(STAMP) ## Measure forecasts of the testnet's protocols against its own noise floor, for minutes (ARGS="--seed 2")
 	@exec $(BIN)/python -m orcha_pipeline_tests.bench.testnet_forecast $(ARGS)
+
+bench-faults: $(STAMP) ## Apply decisions with faults, none of which may be lost, for minutes (ARGS="--runs 10000")
+	@exec $(BIN)/python -m orcha_pipeline_tests.bench.faults $(ARGS)
 
 bench-planner: $(STAMP) ## Measure policies in worlds of every kind, and a fleet in one program, for minutes (ARGS="--seeds 30")
 	@exec $(BIN)/python -m orcha_pipeline_tests.bench.planner $(ARGS)

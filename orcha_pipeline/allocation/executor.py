@@ -185,6 +185,8 @@ class _Application:
         self._shares: dict[str, float] = {}
         """What each changed node takes at most, as far as is known."""
         self._limit = capacity
+        self._unwritten: dict[int, Step] = {}
+        """Steps of which the last word is not in the journal, by number."""
         self._begun: list[_Move] = []
         """Moves that may have acted, in order."""
 
@@ -297,12 +299,18 @@ class _Application:
             if stopped := self._stopped():
                 return stopped
             step = self._intended("apply", move, previous=change.value_from, requested=change.value_to)
-            self._journal.step_intended(step)
+            try:
+                self._journal.step_intended(step)
+            except BaseException:
+                self._steps.pop()  # what is not written does not act: there is nothing of it to set back
+                raise
             self._begun.append(move)
             # Until it is read back the node may stand on either side.
             self._shares[change.node] = max(change.share_from, change.share_to)
             finished = self._acted(step, move)
+            self._unwritten[finished.step] = finished
             self._journal.step_finished(finished)
+            del self._unwritten[finished.step]
             if finished.status == "failed":
                 return f"{change.node}: {finished.error}"
             self._shares[change.node] = change.share_to
@@ -361,31 +369,29 @@ class _Application:
 
         With `only_where_needed` a node that stands where it stood before is not moved, so that it need not restart.
         """
-        unclosed = [
-            self._finished(step, None, "broke off before it was read back")
-            for step in self._steps
-            if step.status == "intended"
-        ]
-        unwritten = [note for step in unclosed if (note := self._write(self._journal.step_finished, step))]
+        for step in [step for step in self._steps if step.status == "intended"]:
+            self._unwritten[step.step] = self._finished(step, None, "broke off before it was read back")
+        self._write_all()
         undone: list[str] = []
         stuck: dict[str, str] = {}
         failures: list[str] = []
         for move in reversed(self._begun):
             left_at = next(step.read_back for step in self._steps if step.node == move.change.node)
             step = self._intended("rollback", move, previous=left_at, requested=move.change.value_from)
-            unwritten += filter(None, [self._write(self._journal.step_intended, step)])
+            self._write(self._journal.step_intended, step)
             if only_where_needed and self._stands_at(move):
                 finished = self._finished(step, move.change.value_from, "")
             else:
                 finished = self._undone(step, move)
-            unwritten += filter(None, [self._write(self._journal.step_finished, finished)])
+            self._write(self._journal.step_finished, finished)
             if finished.status == "done":
                 self._shares[move.change.node] = move.change.share_from
                 undone.append(move.change.node)
             else:
                 stuck[move.change.node] = _to_do(move)
                 failures.append(f"{_to_do(move)} (it failed: {finished.error})")
-        notes = f" Not all steps could be written: {unwritten[0]}." if unwritten else ""
+        failure = self._write_all()
+        notes = f" Not all steps could be written: {failure}." if failure else ""
         if stuck:
             told = (
                 f"{why} Not everything could be set back. Please {'; '.join(failures)}; then "
@@ -423,12 +429,19 @@ class _Application:
     # --- small parts
 
     def _write(self, write: "_Write", step: Step) -> str:
-        """Write a step of a rollback. A journal that fails must not keep a node from being set back."""
+        """Write a step of a rollback. A journal that fails must not keep a node from being set back: it is told why."""
+        self._unwritten[step.step] = step
         try:
             write(step)
         except Exception as failure:  # noqa: BLE001 -- returned and told in the outcome
             return f"{type(failure).__name__}: {failure}"
+        del self._unwritten[step.step]
         return ""
+
+    def _write_all(self) -> str:
+        """Try again to write what could not be written; why not, where that fails too."""
+        failures = [self._write(self._journal.step_finished, step) for step in list(self._unwritten.values())]
+        return next(filter(None, failures), "")
 
     def _use(self, shares: Mapping[str, float] | None = None) -> Resources:
         by_node = self._shares if shares is None else shares

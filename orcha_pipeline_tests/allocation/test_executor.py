@@ -364,6 +364,11 @@ def test_a_journal_that_fails_once_leaves_no_node_changed(write):
     assert machine.values == START
     expected = ApplicationStatus.DROPPED if write == 0 else ApplicationStatus.ROLLED_BACK
     assert caught.value.outcome.status is expected
+    last = {step.step: step for step in machine.journal.rows}
+    assert list(last.values()) == list(caught.value.outcome.steps)  # what was written late is written all the same
+    assert all(step.status != "intended" for step in last.values())
+    moved = {step.node for step in last.values() if step.kind == "apply"}
+    assert moved == {step.node for step in last.values() if step.kind == "rollback" and step.status == "done"}
 
 
 def test_a_journal_that_stays_broken_does_not_keep_the_nodes_from_being_set_back():

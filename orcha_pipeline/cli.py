@@ -166,6 +166,28 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command()
+def status(
+    *,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, as docs/reliability.md describes it.")] = False,
+) -> None:
+    """Tell whether Orcha runs as it should; end with 1 where it does not."""
+    from orcha_pipeline.installation import open_installation
+    from orcha_pipeline.nodes_json import as_text
+    from orcha_pipeline.status import as_json as vitals_json
+    from orcha_pipeline.status import take_vitals
+    from orcha_pipeline.status_view import status_view
+
+    vitals = take_vitals(open_installation(config))
+    if as_json:
+        typer.echo(as_text(vitals_json(vitals)))
+    else:
+        console.print(status_view(vitals))
+    if not vitals.healthy:
+        raise typer.Exit(1)
+
+
 DecisionsAsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/decisions.md describes it.")]
 
 

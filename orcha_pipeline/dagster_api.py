@@ -1,7 +1,7 @@
 """Starting and following runs through the webserver's GraphQL API, so that every run shows in the Dagster UI."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,20 @@ query Location {
   }
 }
 """
+_CLOCKWORK = """
+query Clockwork($repository: RepositorySelector!) {
+  repositoryOrError(repositorySelector: $repository) {
+    __typename
+    ... on Repository {
+      schedules { name scheduleState { status ticks(limit: 1) { timestamp status } } }
+      sensors { name sensorState { status ticks(limit: 1) { timestamp status } } }
+    }
+    ... on Error { message }
+  }
+}
+"""
 LOCATION_NAME = "orcha"
+REPOSITORY_NAME = "__repository__"
 ENDED = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
 
 
@@ -77,8 +90,8 @@ def prepare_instance(dagster_home: Path) -> None:
 class DagsterApi:
     """The webserver at `url`."""
 
-    def __init__(self, url: str) -> None:
-        self._client = httpx.Client(base_url=url, timeout=60.0)
+    def __init__(self, url: str, *, timeout: float = 60.0) -> None:
+        self._client = httpx.Client(base_url=url, timeout=timeout)
 
     def close(self) -> None:
         """Close the connection."""
@@ -116,7 +129,7 @@ class DagsterApi:
         params = {
             "selector": {
                 "repositoryLocationName": LOCATION_NAME,
-                "repositoryName": "__repository__",
+                "repositoryName": REPOSITORY_NAME,
                 "jobName": job,
             },
             "runConfigData": {"ops": {name: {"config": dict(config)} for name, config in (ops or {}).items()}},
@@ -127,6 +140,24 @@ class DagsterApi:
             errors: list[dict[str, Any]] = found.get("errors") or [found]
             raise SupervisionError(f"Dagster did not start {job}: {errors[0].get('message', found['__typename'])}")
         return str(found["run"]["runId"])
+
+    def clockwork(self) -> list[tuple[str, bool, datetime | None, str | None]]:
+        """Name, whether it is on, time and result of the last tick (None before the first), a schedule or sensor."""
+        selector = {"repositoryLocationName": LOCATION_NAME, "repositoryName": REPOSITORY_NAME}
+        found = self._ask(_CLOCKWORK, {"repository": selector})["repositoryOrError"]
+        if found["__typename"] != "Repository":
+            raise SupervisionError(f"Dagster has not loaded the project: {found.get('message')}")
+        states: list[tuple[str, dict[str, Any]]] = [
+            *((each["name"], each["scheduleState"]) for each in found["schedules"]),
+            *((each["name"], each["sensorState"]) for each in found["sensors"]),
+        ]
+        told: list[tuple[str, bool, datetime | None, str | None]] = []
+        for name, state in states:
+            ticks: list[dict[str, Any]] = state["ticks"]
+            tick = ticks[0] if ticks else None
+            at = datetime.fromtimestamp(float(tick["timestamp"]), UTC) if tick else None
+            told.append((name, state["status"] == "RUNNING", at, str(tick["status"]).lower() if tick else None))
+        return told
 
     def run_status(self, run_id: str) -> str:
         """The run's status now. Asks for no more: steps and events of a long run take seconds to collect."""

@@ -24,6 +24,7 @@ def test_help_lists_every_command(orcha):
         "resume",
         "unfreeze",
         "doctor",
+        "status",
         "nodes",
         "prices",
         "testnet",
@@ -154,6 +155,18 @@ def test_a_pause_is_told_on_every_screen_until_it_is_ended(orcha, tmp_path):
         assert "by ada: moving house. `orcha resume` lets them go on." in " ".join(out.split())
     assert "go on" in orcha("resume")[1]
     assert "paused" not in orcha("decision")[1]
+
+
+def test_status_ends_with_1_where_orcha_does_not_run(orcha, tmp_path):
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        (tmp_path / "orcha.toml").write_text(f"{NODE}\n[services]\ndagster_port = {taken.getsockname()[1]}\n")
+        Warehouse(tmp_path / ".orcha" / "warehouse.duckdb").migrate()
+        code, out, _ = orcha("status")
+        assert code == 1
+        assert "Orcha does not run here: Dagster does not answer (`orcha up` starts it)" in " ".join(out.split())
+        code, out, _ = orcha("status", "--json")
+        assert (code, json.loads(out)["healthy"]) == (1, False)
 
 
 def test_doctor_ends_with_1_where_something_is_broken(orcha, tmp_path):

@@ -1,0 +1,167 @@
+"""Whether Orcha runs as it should, told from what it left behind: for `orcha status`, the health page and metrics."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psutil
+
+from orcha_pipeline.dagster_api import DagsterApi
+from orcha_pipeline.errors import OrchaError, SupervisionError
+from orcha_pipeline.installation import Installation
+from orcha_pipeline.warehouse import decisions, freezes, permissions, vital_signs
+from orcha_pipeline.warehouse.forecast_rows import open_alerts
+from orcha_pipeline.warehouse.vital_signs import Uptime
+
+LATE_AFTER = timedelta(minutes=35)
+"""Two cycles and a bit: a host without a decision for so long is late, and so is a node that was not read."""
+WINDOWS = {"24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
+GIB = 2**30
+LEAST_FREE_GIB = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clockwork:
+    """A schedule or sensor of Dagster's: whether it is on, and how its last tick went; None before the first."""
+
+    name: str
+    running: bool
+    last_tick: datetime | None
+    last_result: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vitals:
+    """What there is to know at `now`. `problems` tell what is not as it should be; none: all is well."""
+
+    now: datetime
+    simulated: bool
+    problems: tuple[str, ...]
+    decided: Mapping[str, datetime]
+    """By host, when it was last decided on."""
+    read: Mapping[str, datetime]
+    """By node, when it was last read."""
+    uptime: Mapping[str, Uptime]
+    """By window: 24h, 7d, 30d."""
+    clockwork: tuple[Clockwork, ...]
+    pause: str
+    frozen: Mapping[str, str] = field(default_factory=dict[str, str])
+    awaiting: Mapping[str, str] = field(default_factory=dict[str, str])
+    alerts: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Open ones, by severity."""
+    free_gib: float
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing is amiss."""
+        return not self.problems
+
+
+def take_vitals(installation: Installation) -> Vitals:
+    """Look at everything. Raises `OrchaError` where there is no warehouse to look at."""
+    settings = installation.settings
+    hosts, nodes = {host.name for host in settings.hosts}, {node.name for node in settings.nodes}
+    problems: list[str] = []
+    try:
+        now = installation.clock.now()
+    except OrchaError:  # the testnet, whose clock it is, is away
+        now = datetime.now(UTC)
+    with installation.warehouse.read() as connection:
+        decided = vital_signs.last_decided(connection, hosts)
+        read = vital_signs.last_read(connection, nodes)
+        uptime = {
+            name: vital_signs.uptime(connection, hosts, since=now - span, now=now) for name, span in WINDOWS.items()
+        }
+        pause = permissions.pause_in_force(connection)
+        frozen = freezes.frozen(connection)
+        awaiting = permissions.awaiting(connection, now)
+        left = decisions.applications_without_end(connection)
+        alerts: dict[str, int] = {}
+        for alert in open_alerts(connection):
+            alerts[alert.severity] = alerts.get(alert.severity, 0) + 1
+    clockwork, silence = _clockwork(installation)
+    problems += [silence] if silence else []
+    problems += [f"{each.name} is switched off" for each in clockwork if not each.running]
+    problems += [_late("host", host, decided.get(host), now, "decided on") for host in sorted(hosts)]
+    problems += [_late("node", node, read.get(node), now, "read") for node in sorted(nodes)]
+    problems += [f"{node} is frozen: please {row.reason}, then `orcha unfreeze {node}`" for node, row in frozen.items()]
+    problems += [
+        f"an application has no end since {row.started_at:%Y-%m-%d %H:%M} UTC"
+        for row in left
+        if now - row.started_at > LATE_AFTER
+    ]
+    free = psutil.disk_usage(str(settings.home)).free / GIB
+    if free < LEAST_FREE_GIB:
+        problems.append(f"only {free:.2f} GiB are free for {settings.home}")
+    return Vitals(
+        now=now,
+        simulated=installation.simulated,
+        problems=tuple(filter(None, problems)),
+        decided=decided,
+        read=read,
+        uptime=uptime,
+        clockwork=clockwork,
+        pause=pause.told() if pause else "",
+        frozen={node: row.reason for node, row in frozen.items()},
+        awaiting={host: row.decision_id for host, row in awaiting.items()},
+        alerts=alerts,
+        free_gib=free,
+    )
+
+
+def _late(what: str, name: str, last: datetime | None, now: datetime, done: str) -> str:
+    if last is None:
+        return f"{what} {name} was never {done}"
+    if now - last > LATE_AFTER:
+        return f"{what} {name} was last {done} at {last:%Y-%m-%d %H:%M} UTC"
+    return ""
+
+
+def _clockwork(installation: Installation) -> tuple[tuple[Clockwork, ...], str]:
+    """Schedules and sensors, and why they could not be asked for."""
+    api = DagsterApi(f"http://127.0.0.1:{installation.settings.services.dagster_port}", timeout=5.0)
+    try:
+        return tuple(
+            Clockwork(name=name, running=running, last_tick=at, last_result=result)
+            for name, running, at, result in api.clockwork()
+        ), ""
+    except SupervisionError:
+        return (), "Orcha does not run here: Dagster does not answer (`orcha up` starts it)"
+    finally:
+        api.close()
+
+
+def as_json(vitals: Vitals) -> dict[str, Any]:
+    """What `orcha status --json` and the health page give; times ISO 8601 in UTC, what is unknown null."""
+
+    def iso(moment: datetime | None) -> str | None:
+        return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+    return {
+        "version": 1,
+        "now": iso(vitals.now),
+        "healthy": vitals.healthy,
+        "problems": list(vitals.problems),
+        "simulated": vitals.simulated,
+        "paused": vitals.pause or None,
+        "last_decided": {host: iso(at) for host, at in sorted(vitals.decided.items())},
+        "last_read": {node: iso(at) for node, at in sorted(vitals.read.items())},
+        "uptime": {
+            name: {"share": found.share, "decided": found.decided, "slots": found.slots}
+            for name, found in vitals.uptime.items()
+        },
+        "clockwork": [
+            {
+                "name": each.name,
+                "running": each.running,
+                "last_tick": iso(each.last_tick),
+                "last_result": each.last_result,
+            }
+            for each in vitals.clockwork
+        ],
+        "frozen": dict(vitals.frozen),
+        "awaiting_approval": dict(vitals.awaiting),
+        "open_alerts": dict(vitals.alerts),
+        "free_gib": round(vitals.free_gib, 2),
+    }

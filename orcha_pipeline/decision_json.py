@@ -1,10 +1,11 @@
 """Decisions as JSON. Its shape is a promise, kept in docs/decisions.md: keys are added, never renamed."""
 
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from orcha_pipeline.decision_stories import DecisionLog, Story
+from orcha_pipeline.nodes_json import iso
 
 VERSION = 1
 """Of the JSON. Grows by one when a key changes its meaning or goes away."""
@@ -15,8 +16,8 @@ def log_json(found: DecisionLog) -> dict[str, Any]:
     return {
         "version": VERSION,
         "hosts": list(found.hosts),
-        "since": _iso(found.since),
-        "until": _iso(found.until),
+        "since": iso(found.since),
+        "until": iso(found.until),
         "reallocations": found.changed,
         "holds": found.held,
         "decisions": [story_json(one) for one in found.stories],
@@ -51,9 +52,5 @@ def _steps_json(one: Story) -> dict[str, Any]:
 
 def _told(value: Any) -> Any:
     if isinstance(value, datetime):
-        return _iso(value)
+        return iso(value)
     return [*value] if isinstance(value, tuple) else value
-
-
-def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -62,6 +62,11 @@ class Mode(StrEnum):
     CONFIRM = "confirm"
     AUTO = "auto"
 
+    @property
+    def freedom(self) -> int:
+        """How far it lets Orcha go: the less, the stricter."""
+        return list(Mode).index(self)
+
 
 class ApplicationStatus(StrEnum):
     """How the carrying out of a decision stands. `rollback_failed` needs the operator."""

@@ -49,7 +49,7 @@ def survey_json(survey: Survey) -> dict[str, Any]:
     """What `orcha nodes --json` prints."""
     return {
         "version": VERSION,
-        "read_at": _iso(survey.read_at),
+        "read_at": iso(survey.read_at),
         "simulated": survey.simulated,
         "nodes": [_look_json(look) for look in survey.nodes],
         "plug_in_problems": dict(survey.plug_in_problems),
@@ -101,7 +101,7 @@ def reading_json(found: Probe) -> dict[str, Any]:
     return {
         "version": VERSION,
         **_identity(found.settings),
-        "observed_at": _iso(found.observed_at),
+        "observed_at": iso(found.observed_at),
         "window": _window_json(found.window),
         "native_unit": found.native_unit,
         "token": found.token,
@@ -131,7 +131,8 @@ def _identity(settings: NodeSettings) -> dict[str, Any]:
     }
 
 
-def _iso(moment: datetime | None) -> str | None:
+def iso(moment: datetime | None) -> str | None:
+    """A time in UTC as all of our JSON tells it; None where it is unknown."""
     return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
@@ -140,7 +141,7 @@ def _decimal(value: Decimal | None) -> str | None:
 
 
 def _window_json(window: Window) -> dict[str, Any]:
-    return {"start": _iso(window.start), "end": _iso(window.end)}
+    return {"start": iso(window.start), "end": iso(window.end)}
 
 
 def _amounts(amounts: Amounts) -> Mapping[str, Decimal | None]:
@@ -163,9 +164,9 @@ def _earnings_json(item: EarningsObservation) -> dict[str, Any]:
     return {
         "kind": "bucket" if bucket else "counter",
         "stream": item.stream,
-        "observed_at": _iso(item.observed_at),
-        "start": _iso(item.window.start if bucket else item.since),
-        "end": _iso(item.window.end if bucket else item.observed_at),
+        "observed_at": iso(item.observed_at),
+        "start": iso(item.window.start if bucket else item.since),
+        "end": iso(item.window.end if bucket else item.observed_at),
         "unit": item.unit,
         **{name: _decimal(amount) for name, amount in _amounts(item.amounts).items()},
         "provenance": item.provenance.value,
@@ -177,8 +178,8 @@ def _balance_json(item: Balance) -> dict[str, Any]:
     return {
         "kind": item.kind.value,
         "account": item.account,
-        "observed_at": _iso(item.observed_at),
-        "since": _iso(item.since),
+        "observed_at": iso(item.observed_at),
+        "since": iso(item.since),
         "unit": item.unit,
         "amount": _decimal(item.amount),
         "provenance": item.provenance.value,
@@ -240,7 +241,7 @@ def _controller_json(view: ControllerView, found: Probe) -> dict[str, Any]:
 def _recorded_json(recorded: LastReading) -> dict[str, Any]:
     hour = recorded.hour
     return {
-        "observed_at": _iso(recorded.observed_at),
+        "observed_at": iso(recorded.observed_at),
         "state": recorded.state.value,
         "share": recorded.share,
         "hour": None

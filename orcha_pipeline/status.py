@@ -10,6 +10,7 @@ import psutil
 from orcha_pipeline.dagster_api import DagsterApi
 from orcha_pipeline.errors import OrchaError, SupervisionError
 from orcha_pipeline.installation import Installation
+from orcha_pipeline.nodes_json import iso
 from orcha_pipeline.warehouse import decisions, freezes, permissions, vital_signs
 from orcha_pipeline.warehouse.forecast_rows import open_alerts
 from orcha_pipeline.warehouse.vital_signs import Uptime
@@ -134,10 +135,6 @@ def _clockwork(installation: Installation) -> tuple[tuple[Clockwork, ...], str]:
 
 def as_json(vitals: Vitals) -> dict[str, Any]:
     """What `orcha status --json` and the health page give; times ISO 8601 in UTC, what is unknown null."""
-
-    def iso(moment: datetime | None) -> str | None:
-        return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
     return {
         "version": 1,
         "now": iso(vitals.now),

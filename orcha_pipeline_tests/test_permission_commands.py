@@ -9,8 +9,8 @@ from orcha_pipeline.errors import OrchaError
 from orcha_pipeline.model import HOUR, ApplicationStatus, Mode, Verdict
 from orcha_pipeline.permission_commands import approve, pause, pause_line, resume, unfreeze
 from orcha_pipeline.warehouse import decisions, freezes, permissions
-from orcha_pipeline.warehouse.decisions import ApplicationRow, DecidedAllocation, DecisionRow
-from orcha_pipeline_tests.rig import NOW, installation
+from orcha_pipeline.warehouse.decisions import ApplicationRow
+from orcha_pipeline_tests.rig import NOW, decided_line, decision_to_apply, installation
 
 MINUTE = timedelta(minutes=1)
 
@@ -29,30 +29,12 @@ def installed(tmp_path, clock):
 def decide(installed):
     def record(decision_id="5f1c-1", *, host="box", minutes=0, verdict=Verdict.REALLOCATE, mode=Mode.CONFIRM):
         moved = NOW + minutes * MINUTE
-        row = DecisionRow(
-            decision_id=decision_id,
-            host=host,
+        row = decision_to_apply(
+            decision_id,
+            [decided_line("a", 20.0, 40.0)],
             decided_at=moved,
+            host=host,
             verdict=verdict,
-            gain_usd_per_hour=1.0,
-            gain_percent=None,
-            switching_cost_usd=0.0,
-            confidence=0.9,
-            gates=(),
-            reason="test",
-            dagster_run_id="run",
-            allocations=(
-                DecidedAllocation(
-                    node="a",
-                    yield_usd=0.1,
-                    share_now=0.2,
-                    share_planned=0.4,
-                    lever="limit",
-                    value_now=20.0,
-                    value_planned=40.0,
-                    reason="",
-                ),
-            ),
             mode=mode,
             expires_at=moved + HOUR if mode is Mode.CONFIRM and verdict is Verdict.REALLOCATE else None,
         )

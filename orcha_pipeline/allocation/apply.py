@@ -1,15 +1,14 @@
 """From a decision on record to its application on record: claims it, has it carried out, writes how it ended."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import datetime, timedelta
 
 from orcha_pipeline.allocation.decided import changes_of_row, surroundings_of
-from orcha_pipeline.allocation.executor import ApplicationError, ApplicationOutcome, Step, apply_changes
+from orcha_pipeline.allocation.executor import ApplicationError, ApplicationOutcome, apply_changes
 from orcha_pipeline.allocation.gates import hold_gate, rate_gate
 from orcha_pipeline.allocation.host_lock import host_lock
 from orcha_pipeline.allocation.journal import WarehouseJournal
-from orcha_pipeline.allocation.recovery import end, recover_host, to_do
+from orcha_pipeline.allocation.recovery import end, recover_host, steps_on_record, to_do
 from orcha_pipeline.allocation.situation import read_situation, why_frozen
 from orcha_pipeline.errors import PlanError
 from orcha_pipeline.installation import Installation
@@ -92,11 +91,11 @@ def _asked_for(connection: Connection, decision_id: str) -> DecisionRow:
 
 def why_not_now(connection: Connection, row: DecisionRow, settings: Settings, now: datetime) -> str:
     """What stands against carrying out a decision by now; empty where nothing does."""
-    if (pause := permissions.pause_in_force(connection)) is not None:
-        return f"{pause.told()}."
+    if paused := _paused(connection):
+        return paused
     moved = {change.node for change in changes_of_row(row)}
     for node, mode in settings.modes.items():
-        if node in moved and list(Mode).index(mode) < list(Mode).index(row.mode or Mode.AUTO):
+        if node in moved and mode.freedom < (row.mode or Mode.AUTO).freedom:
             return f"{node} is in mode {mode} by now."
     if row.expires_at is not None and now >= row.expires_at:
         return f"It waited for approval until {row.expires_at:%Y-%m-%d %H:%M} UTC and has expired."
@@ -119,6 +118,12 @@ def why_not_now(connection: Connection, row: DecisionRow, settings: Settings, no
     return next((f"{gate.explanation}." for gate in gates if not gate.passed), "")
 
 
+def _paused(connection: Connection) -> str:
+    """That the operator has stopped all changes; empty where he has not."""
+    pause = permissions.pause_in_force(connection)
+    return f"{pause.told()}." if pause else ""
+
+
 def _apply(
     row: DecisionRow,
     application_id: str,
@@ -137,8 +142,7 @@ def _apply(
 
     def stopped() -> str:
         with warehouse.read() as connection:
-            pause = permissions.pause_in_force(connection)
-        return f"{pause.told()}." if pause else ""
+            return _paused(connection)
 
     try:
         return apply_changes(
@@ -158,7 +162,7 @@ def _apply(
         raise
     except BaseException as interrupt:  # the executor has set back what it could, and its steps tell
         with warehouse.read() as connection:
-            steps = [Step(**asdict(step)) for step in decisions.steps_of(connection, application_id)]
+            steps = steps_on_record(connection, application_id)
             status = decisions.status_by_steps(connection, application_id)
         now = installation.clock.now()
         reason = f"Interrupted ({type(interrupt).__name__}); its steps tell how the nodes were left."

@@ -102,10 +102,8 @@ def apply_changes(
         capacity=capacity,
         demands=demands,
         others=others,
-        why_not=why_not,
-        stopped=stopped,
     )
-    return application.carry_out(changes)
+    return application.carry_out(changes, why_not=why_not, stopped=stopped)
 
 
 def roll_back(
@@ -134,8 +132,6 @@ def roll_back(
         capacity=capacity,
         demands=demands,
         others=others,
-        why_not=lambda _node, _lever: "",
-        stopped=lambda: "",
     )
     return application.taken_back(steps, changes, why)
 
@@ -169,8 +165,6 @@ class _Application:
         capacity: Resources,
         demands: Mapping[str, Resources],
         others: Resources,
-        why_not: Callable[[str, Lever], str],
-        stopped: Callable[[], str],
     ) -> None:
         self._id = application_id
         self._adapters = adapters
@@ -179,8 +173,6 @@ class _Application:
         self._capacity = capacity
         self._demands = demands
         self._others = others
-        self._why_not = why_not
-        self._stopped = stopped
         self._steps: list[Step] = []
         self._shares: dict[str, float] = {}
         """What each changed node takes at most, as far as is known."""
@@ -190,11 +182,13 @@ class _Application:
         self._begun: list[_Move] = []
         """Moves that may have acted, in order."""
 
-    def carry_out(self, changes: Sequence[Change]) -> ApplicationOutcome:
+    def carry_out(
+        self, changes: Sequence[Change], *, why_not: Callable[[str, Lever], str], stopped: Callable[[], str]
+    ) -> ApplicationOutcome:
         started = self._clock.now()
         try:
-            moves = self._prepared(changes)
-            failure = self._forward(moves)
+            moves = self._prepared(changes, why_not)
+            failure = self._forward(moves, stopped)
         except _Dropped as why:
             return self._outcome(ApplicationStatus.DROPPED, str(why), started)
         except BaseException as unexpected:
@@ -237,13 +231,13 @@ class _Application:
 
     # --- before the first step
 
-    def _prepared(self, changes: Sequence[Change]) -> list[_Move]:
+    def _prepared(self, changes: Sequence[Change], why_not: Callable[[str, Lever], str]) -> list[_Move]:
         """The moves in a safe order, after every reason not to begin has been looked for."""
         if not changes:
             raise _Dropped("There is nothing to change.")
         if len({change.node for change in changes}) < len(changes):
             raise _Dropped("A node is to be changed twice in one decision.")
-        moves = [self._read(change) for change in changes]
+        moves = [self._read(change, why_not) for change in changes]
         moves.sort(key=lambda move: move.change.share_to > move.change.share_from)  # shrink before grow
         self._shares = {move.change.node: move.change.share_from for move in moves}
         # Where today's use is above capacity already, it must at least never rise.
@@ -256,7 +250,7 @@ class _Application:
                 raise _Dropped(f"Moving {move.change.node} would exceed the host's {exceeded}.")
         return moves
 
-    def _read(self, change: Change) -> _Move:
+    def _read(self, change: Change, why_not: Callable[[str, Lever], str]) -> _Move:
         """The lever as it stands; dropped unless it stands where the decision found it."""
         adapter = self._adapters.get(change.node)
         if adapter is None or change.node not in self._demands:
@@ -286,18 +280,18 @@ class _Application:
                 f"{change.node}: {change.lever} takes {lever.minimum:g} to {lever.maximum:g} {lever.unit} now, "
                 f"not {change.value_to:g}."
             )
-        if why := self._why_not(change.node, lever):
+        if why := why_not(change.node, lever):
             raise _Dropped(f"{change.node} must stay as it is: {why}.")
         return _Move(replace(change, value_from=reading.value), lever)
 
     # --- forward
 
-    def _forward(self, moves: Sequence[_Move]) -> str:
+    def _forward(self, moves: Sequence[_Move], stopped: Callable[[], str]) -> str:
         """Carry out the moves; returns what failed, or nothing."""
         for move in moves:
             change = move.change
-            if stopped := self._stopped():
-                return stopped
+            if stop := stopped():
+                return stop
             step = self._intended("apply", move, previous=change.value_from, requested=change.value_to)
             try:
                 self._journal.step_intended(step)

@@ -76,7 +76,7 @@ def decide(
     """
     moved = plan.moved
     confidence = plan.confidence if moved else None
-    mode = min((modes.get(line.node.name, Mode.ADVISE) for line in moved), key=list(Mode).index, default=None)
+    mode = min((modes.get(line.node.name, Mode.ADVISE) for line in moved), key=lambda mode: mode.freedom, default=None)
     gates = [_changes_gate(moved), _stopped_gate("not_paused", paused, "changes are not paused")]
     if awaiting:
         gates.append(_stopped_gate("nothing_awaits", awaiting, ""))

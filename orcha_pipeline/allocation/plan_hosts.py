@@ -23,7 +23,6 @@ from orcha_pipeline.warehouse.planning_rows import Quarters
 
 EXPLORED_EVERY = timedelta(hours=24)
 """A node rests so long after a change before it is moved only to learn from it."""
-MODES = tuple(Mode)
 GROUPS_A_PROCESS = 16
 """With fewer it takes longer to start another process than to do its part."""
 AHEAD_A_PROCESS = 8
@@ -199,8 +198,7 @@ def _why_not_asked(node: NodeSettings, group: _Group) -> str:
     Where all are alike everything is planned, so that the operator is told what would be best.
     """
     mode = group.modes[node.name]
-    freest = max((group.modes[other.name] for other in group.nodes if other.host == node.host), key=MODES.index)
-    if mode is freest:
+    if mode.freedom == max(group.modes[other.name].freedom for other in group.nodes if other.host == node.host):
         return ""
     if mode is Mode.ADVISE:
         return "it is in mode advise, in which nothing of it is changed"

@@ -17,7 +17,7 @@ from orcha_pipeline.model import ApplicationStatus
 from orcha_pipeline.protocols.base import Adapter
 from orcha_pipeline.warehouse import decisions, freezes
 from orcha_pipeline.warehouse.connection import Warehouse
-from orcha_pipeline.warehouse.decisions import ApplicationRow, DecisionRow
+from orcha_pipeline.warehouse.decisions import ApplicationRow, Connection, DecisionRow
 
 TRIED_FOR = timedelta(hours=24)
 """So long a node that could not be set back is tried again, by every cycle; afterwards it waits for the operator."""
@@ -88,7 +88,7 @@ def _ended(
 ) -> ApplicationOutcome:
     clock = installation.clock
     with warehouse.read() as connection:
-        steps = [Step(**asdict(row)) for row in decisions.steps_of(connection, application.application_id)]
+        steps = steps_on_record(connection, application.application_id)
     again = application.status is ApplicationStatus.ROLLBACK_FAILED
     why = application.reason if again else "The process that carried it out ended in its midst."
 
@@ -138,6 +138,11 @@ def _is_done(steps: Sequence[Step], count: int, adapters: Mapping[str, Adapter])
     except Exception:  # noqa: BLE001 -- unknown is not done
         return False
     return all(value == step.read_back for value, step in zip(values, steps, strict=True))
+
+
+def steps_on_record(connection: Connection, application_id: str) -> list[Step]:
+    """The steps of an application as the executor knows them, in their order."""
+    return [Step(**asdict(row)) for row in decisions.steps_of(connection, application_id)]
 
 
 def to_do(steps: Sequence[Step]) -> dict[str, str]:

@@ -7,12 +7,11 @@ from orcha_pipeline.assets.allocation import ALLOCATION_DECISION, TO_APPLY
 from orcha_pipeline.automation.jobs import APPLY_ALLOCATION
 from orcha_pipeline.automation.sensors import build_sensors
 from orcha_pipeline.clock import FixedClock
-from orcha_pipeline.model import HOUR, Mode, Verdict
+from orcha_pipeline.model import HOUR, Mode
 from orcha_pipeline.permission_commands import approve, pause
 from orcha_pipeline.resources import NodesResource, WarehouseResource
 from orcha_pipeline.warehouse import decisions
-from orcha_pipeline.warehouse.decisions import DecisionRow
-from orcha_pipeline_tests.rig import NOW, installation
+from orcha_pipeline_tests.rig import NOW, decision_to_apply, installation
 
 
 @pytest.fixture
@@ -97,22 +96,7 @@ def look_for_approved(instance, installed, monkeypatch):
 
 
 def test_an_approved_decision_gets_a_run_until_it_is_carried_out_expires_or_is_paused(look_for_approved, installed):
-    row = DecisionRow(
-        decision_id="d-1",
-        host="box",
-        decided_at=NOW - timedelta(minutes=5),
-        verdict=Verdict.REALLOCATE,
-        gain_usd_per_hour=1.0,
-        gain_percent=None,
-        switching_cost_usd=0.0,
-        confidence=0.9,
-        gates=(),
-        reason="",
-        dagster_run_id="run",
-        allocations=(),
-        mode=Mode.CONFIRM,
-        expires_at=NOW + HOUR,
-    )
+    row = decision_to_apply("d-1", [], decided_at=NOW - timedelta(minutes=5), mode=Mode.CONFIRM, expires_at=NOW + HOUR)
     with installed.warehouse.write() as connection:
         decisions.record_decision(connection, row)
     assert look_for_approved().run_requests == []

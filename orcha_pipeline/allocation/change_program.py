@@ -24,7 +24,15 @@ from orcha_pipeline.allocation.response import PIECES, grid_points
 if TYPE_CHECKING:
     import cvxpy as cp
 
-_OPTIONS = {"mip_rel_gap": 1e-7, "mip_abs_gap": 1e-9, "time_limit": 10.0, "threads": 1}
+_OPTIONS = {
+    "threads": 1,
+    "time_limit": 10.0,
+    "mip_rel_gap": 1e-7,
+    "mip_abs_gap": 1e-9,
+    # Presolving, and guessing at a first solution, take longer than solving a program this small.
+    "presolve": "off",
+    "mip_heuristic_run_feasibility_jump": False,
+}
 NO_GAIN = 1e-6
 """Of the largest worth: what gains less is not moved, though it cost nothing."""
 _PIECE_COUNT = PIECES + 2

@@ -23,7 +23,7 @@ from orcha_pipeline.warehouse.planning_rows import Quarters
 
 EXPLORED_EVERY = timedelta(hours=24)
 """A node rests so long after a change before it is moved only to learn from it."""
-GROUPS_A_PROCESS = 16
+GROUPS_A_PROCESS = 48
 """With fewer it takes longer to start another process than to do its part."""
 AHEAD_A_PROCESS = 8
 """Groups that wait for each process: what they are planned from is not all held at once."""

@@ -29,7 +29,8 @@ Floats = NDArray[np.float64]
 
 PIECES = 8
 SOLVER = "HiGHS"
-_OPTIONS = {"threads": 1, "time_limit": 10.0}
+_OPTIONS = {"threads": 1, "time_limit": 10.0, "presolve": "off"}
+"""Presolving such a program takes longer than solving it."""
 _ROUNDING = 1e-6
 _WIDTHS: Floats = piece_widths(PIECES)
 
@@ -153,28 +154,24 @@ def _program(blocks: int, single: int, tied: int, resources: int) -> _Program:
     used: list[cp.Expression] = []
     shares: list[cp.Variable] = []
     for place in range(single):
-        filled = cp.Variable((blocks, PIECES), nonneg=True)
+        filled = cp.Variable((blocks, PIECES), bounds=[0.0, np.tile(_WIDTHS, (blocks, 1))])
         share = cp.sum(filled, axis=1)
         p[f"gain_{place}"] = cp.Parameter(filled.shape)
         p[f"use_{place}"] = cp.Parameter((blocks, resources), nonneg=True)
         p[f"least_{place}"], p[f"most_{place}"] = cp.Parameter(blocks, nonneg=True), cp.Parameter(blocks, nonneg=True)
-        constraints += [
-            filled <= np.tile(_WIDTHS, (blocks, 1)),
-            share >= p[f"least_{place}"],
-            share <= p[f"most_{place}"],
-        ]
+        constraints += [share >= p[f"least_{place}"], share <= p[f"most_{place}"]]
         gained.append(cp.vec(cp.multiply(p[f"gain_{place}"], filled), order="C") @ np.ones(blocks * PIECES))
         across = cp.reshape(share, (blocks, 1), order="C") @ np.ones((1, resources))
         used.append(cp.multiply(p[f"use_{place}"], across))
         shares.append(filled)
     together: list[cp.Variable] = []
     for place in range(tied):
-        filled = cp.Variable(PIECES, nonneg=True)
+        filled = cp.Variable(PIECES, bounds=[0.0, _WIDTHS])
         p[f"tied_gain_{place}"] = cp.Parameter(PIECES)
         p[f"tied_use_{place}"] = cp.Parameter((blocks, resources), nonneg=True)
         p[f"tied_least_{place}"], p[f"tied_most_{place}"] = cp.Parameter(nonneg=True), cp.Parameter(nonneg=True)
         share = cp.sum(filled)
-        constraints += [filled <= _WIDTHS, share >= p[f"tied_least_{place}"], share <= p[f"tied_most_{place}"]]
+        constraints += [share >= p[f"tied_least_{place}"], share <= p[f"tied_most_{place}"]]
         gained.append(p[f"tied_gain_{place}"] @ filled)
         used.append(p[f"tied_use_{place}"] * share)
         together.append(filled)

@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from orcha_pipeline.allocation.gates import decide
-from orcha_pipeline.allocation.plan_hosts import GROUPS_A_PROCESS, plan_hosts, without_plan
+from orcha_pipeline.allocation.plan_hosts import plan_hosts, without_plan
 from orcha_pipeline.allocation.recovery import Recovered
 from orcha_pipeline.allocation.situation import Situation
 from orcha_pipeline.model import HOUR, ApplicationStatus, HealthState, Lever, LeverMode, Mode, Verdict, YieldForecast
@@ -199,8 +199,9 @@ def a_fleet(count: int) -> tuple[Settings, dict[str, Any]]:
     return settings_of([host(name) for name in names], nodes), known
 
 
-def test_a_fleet_is_planned_by_several_processes_as_by_one():
-    settings, known = a_fleet(2 * GROUPS_A_PROCESS)
+def test_a_fleet_is_planned_by_several_processes_as_by_one(monkeypatch):
+    monkeypatch.setattr("orcha_pipeline.allocation.plan_hosts.GROUPS_A_PROCESS", 8)
+    settings, known = a_fleet(16)
     together = plans(settings, **known, processes=2)
     alone = plans(settings, **known, processes=1)
     for name, made in together.items():

@@ -164,6 +164,7 @@ def by_highs(site: Site, worth: np.ndarray, curvature: np.ndarray) -> tuple[np.n
     rows, columns, values = (np.concatenate([each[part].ravel() for each in entries]) for part in range(3))
     began = time.perf_counter()
     solver = empty_solver()
+    solver.setOptionValue("presolve", "off")  # as the planner asks it
     solver.passModel(
         linear_program(
             gain=gain / worth.max(),

@@ -42,6 +42,7 @@ def story_json(one: Story) -> dict[str, Any]:
         "nodes": [{name: _told(value) for name, value in node.items()} for node in nodes],
         "application": None if application is None else {name: _told(v) for name, v in asdict(application).items()},
         "approval": None if one.approval is None else {name: _told(v) for name, v in asdict(one.approval).items()},
+        "reversal": None if one.reversal is None else {name: _told(v) for name, v in asdict(one.reversal).items()},
         "outcome": None if outcome is None else {name: _told(v) for name, v in asdict(outcome).items()},
     }
 

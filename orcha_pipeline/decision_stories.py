@@ -3,13 +3,13 @@
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from orcha_pipeline.errors import OrchaError
 from orcha_pipeline.installation import Installation
 from orcha_pipeline.model import HOUR, Verdict
-from orcha_pipeline.warehouse import decisions, permissions
+from orcha_pipeline.warehouse import decisions, permissions, reversals
 from orcha_pipeline.warehouse.decisions import (
     ApplicationRow,
     Connection,
@@ -19,6 +19,7 @@ from orcha_pipeline.warehouse.decisions import (
     SwitchingRecord,
 )
 from orcha_pipeline.warehouse.permissions import ApprovalRow
+from orcha_pipeline.warehouse.reversals import ReversalRow
 
 RECORD = timedelta(days=30)
 """What the share of wrong switches is counted over."""
@@ -35,6 +36,7 @@ class Story:
     steps: tuple[StepRow, ...] = ()
     outcome: OutcomeRow | None
     approval: ApprovalRow | None = None
+    reversal: ReversalRow | None = None
     simulated: bool
 
 
@@ -111,14 +113,7 @@ def story(installation: Installation, beginning: str | None) -> Story | None:
             return None
         (found,) = _stories(connection, installation, [row])
         steps = decisions.steps_of(connection, found.application.application_id) if found.application else []
-    return Story(
-        decision=found.decision,
-        application=found.application,
-        steps=tuple(steps),
-        outcome=found.outcome,
-        approval=found.approval,
-        simulated=found.simulated,
-    )
+    return replace(found, steps=tuple(steps))
 
 
 def _stories(connection: Connection, installation: Installation, rows: Sequence[DecisionRow]) -> tuple[Story, ...]:
@@ -126,6 +121,7 @@ def _stories(connection: Connection, installation: Installation, rows: Sequence[
     applications = decisions.applications_of(connection, ids)
     outcomes = decisions.outcomes_of(connection, ids)
     approvals = permissions.approvals_of(connection, ids)
+    lost = reversals.of(connection, ids)
     simulated = decisions.simulated_hosts(connection)
     if installation.simulated:
         simulated |= {host.name for host in installation.settings.hosts}
@@ -135,6 +131,7 @@ def _stories(connection: Connection, installation: Installation, rows: Sequence[
             application=applications.get(row.decision_id),
             outcome=outcomes.get(row.decision_id),
             approval=approvals.get(row.decision_id),
+            reversal=lost.get(row.decision_id),
             simulated=row.host in simulated,
         )
         for row in rows

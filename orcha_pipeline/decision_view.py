@@ -445,6 +445,9 @@ def _aftermath(one: Story) -> list[RenderableType]:
             style="red" if step.status == "failed" else "",
         )
         lines.append(Padding(text, (0, 0, 0, 2)))
+    if (lost := one.reversal) is not None:
+        told = f"In {_hours(lost.hours)} it had lost {_usd(lost.lost_usd)}, of {_usd(lost.bound_usd)} that it might"
+        lines.append(Text(f"{told}: it is set back, and the like of it is not made for a while.", style="red"))
     lines += [Text(text, style="red" if one.outcome and one.outcome.wrong else "") for text in _result(one)]
     return lines
 

@@ -364,11 +364,22 @@ class ApplySettings(Section):
     ask_again_hours: Amount = 6.0
     """So long after a request that nobody answered a node in mode `confirm` keeps its share, where others of its
     host could be changed without asking."""
+    set_back: bool = True
+    """Whether a change that has lost more than it might is set back."""
+    set_back_beyond_percent: Amount = 10.0
+    """Of what the old shares would have earned: so much more than was likely a change may lose."""
+    remember_hours: Amount = 24.0
+    """So long the like of a change that was set back is not made."""
 
     @property
     def approve_within(self) -> timedelta:
         """As a stretch of time."""
         return timedelta(minutes=self.approve_within_minutes)
+
+    @property
+    def remember_for(self) -> timedelta:
+        """As a stretch of time."""
+        return timedelta(hours=self.remember_hours)
 
     @property
     def ask_again_after(self) -> timedelta:
@@ -402,6 +413,17 @@ class TestnetSettings(Section):
     """How many hosts, each with a node a protocol."""
 
 
+class HousekeepingSettings(Section):
+    """How long what is on record is kept. Decisions, what came of them and hourly earnings are kept for good."""
+
+    raw_days: Annotated[int, Field(ge=28)] = 35
+    """Every reading, price and forecast, and the plans. Not less than what anomalies are looked for in."""
+    kept_days: Annotated[int, Field(ge=91)] = 180
+    """What is left of them afterwards, and what is computed from them. Not less than what a training learns from."""
+    runs_days: Annotated[int, Field(ge=1)] = 14
+    """Dagster's runs with their events."""
+
+
 class ServiceSettings(Section):
     """Loopback addresses of what `orcha up` starts."""
 
@@ -427,6 +449,7 @@ class Settings(BaseSettings):
     planner: PlannerSettings = PlannerSettings()
     apply: ApplySettings = ApplySettings()
     forecast: ForecastSettings = ForecastSettings()
+    housekeeping: HousekeepingSettings = HousekeepingSettings()
     testnet: TestnetSettings = TestnetSettings()
     services: ServiceSettings = ServiceSettings()
 

@@ -138,7 +138,7 @@ def _apply(
         return ApplicationOutcome(
             status=ApplicationStatus.DROPPED, reason=str(gone), steps=(), started_at=now, ended_at=now
         )
-    situation = read_situation(warehouse, installation.clock.now())
+    situation = read_situation(warehouse, installation.clock.now(), installation.settings.apply)
 
     def stopped() -> str:
         with warehouse.read() as connection:

@@ -121,7 +121,8 @@ def _line(each: PlanNode, outlook: Outlook, column: int, *, fixed: Mapping[str, 
     def mean_yield(hours: float) -> Quantiles | None:
         return quantiles_of(outlook.likely_worth(hours)[:, column] / hours) if known else None
 
-    stays = f"{name} stays: no move of its share earns more than it costs"
+    within = f" within its bounds ({each.bounds_why})" if each.bounds_why else ""
+    stays = f"{name} stays: no move of its share{within} earns more than it costs"
     return NodePlan(
         node=each.node,
         lever=each.lever,

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from orcha_pipeline.allocation.decided import changes_of_row
 from orcha_pipeline.model import HOUR, SLOT
+from orcha_pipeline.warehouse.decisions import DecisionRow
+from orcha_pipeline.warehouse.planning_rows import Quarters
 
 Floats = NDArray[np.float64]
 
@@ -33,6 +36,27 @@ class Measured:
     gained_usd: float | None
     note: str
     missing: int
+
+
+def measured(found: Quarters, row: DecisionRow, *, curvature: float) -> Measured:
+    """What came of an applied decision in these quarters; `curvature` is that of nodes of whom it tells none."""
+    changes = changes_of_row(row)
+    return measure(
+        found.rates,
+        found.shares,
+        [line.node for line in row.allocations],
+        before={change.node: change.share_from for change in changes},
+        after={change.node: change.share_to for change in changes},
+        curvatures={line.node: line.curvature or curvature for line in row.allocations},
+    )
+
+
+def promised(row: DecisionRow, usd: float | None, hours: float) -> float | None:
+    """Of an amount promised over all hours of a decision, that of its first `hours`: the cost is due at once."""
+    whole, cost = row.hours or 0.0, row.switching_cost_usd or 0.0
+    if usd is None or not 0 <= hours < whole:
+        return usd
+    return (usd + cost) * hours / whole - cost
 
 
 def measure(

@@ -15,6 +15,7 @@ from orcha_pipeline.allocation.plan import Plan
 from orcha_pipeline.allocation.planner import Limit, PlanNode, Weights, plan_together
 from orcha_pipeline.allocation.recovery import Recovered
 from orcha_pipeline.allocation.response_learning import LearntResponse
+from orcha_pipeline.allocation.reversals import bounds_of
 from orcha_pipeline.allocation.situation import Situation, why_frozen
 from orcha_pipeline.errors import PlanError
 from orcha_pipeline.model import Lever, LeverMode, Mode, Resources
@@ -143,6 +144,15 @@ def _with_quarters(
 
 def _plans_of(group: _Group, quarters: Quarters) -> list[HostPlan]:
     """The plan of each host of a group, or why there is none."""
+    if group.situation.set_back:
+        freely = replace(group, situation=replace(group.situation, set_back={}))
+        try:
+            made = _planned(group, quarters)
+        except PlanError:  # what has changed since leaves no room for the old shares
+            return _plans_of(freely, quarters)
+        if not any(plan.moved for plan in made):  # what is to be set back rests, or is frozen
+            return _plans_of(freely, quarters)
+        return [HostPlan(plan.host.name, plan, "") for plan in made]
     try:
         return [HostPlan(plan.host.name, plan, "") for plan in _planned(group, quarters)]
     except PlanError as error:
@@ -228,11 +238,21 @@ def _plan_node(
     state = situation.states.get(node.name)
     share = state.share if state else None
     bounds = node.bounds_at(situation.now)
-    least, most = bounds.least, bounds.most
+    least, most, lost = bounds_of(
+        node.name,
+        share=share,
+        least=bounds.least,
+        most=bounds.most,
+        set_back=situation.set_back,
+        remembered=situation.remembered,
+    )
     if least == most and lever is not None and lever.step > 0 and lever.at_full_share > 0:
         least = most = lever.share_for(lever.value_for(most))  # a pin between two steps holds at the one below
     changed = situation.last_changed.get(node.name)
     frozen = "the operator has frozen it" if node.frozen else not_asked or why_frozen(node.name, lever, situation)
+    back = situation.set_back.get(node.name)
+    if back is not None and back.share is None:
+        frozen = frozen or back.why
     rests = timedelta(0)
     if lever is not None and changed is not None and not node.frozen and not not_asked:
         rests = cooldown_left(situation.now, changed, lever)
@@ -247,7 +267,7 @@ def _plan_node(
         response=response,
         frozen=frozen,
         rests=rests,
-        bounds_why=bounds.why,
+        bounds_why="; ".join(filter(None, (bounds.why, lost))),
         change_cost_usd=_change_cost(
             planner,
             lever,

@@ -7,7 +7,9 @@ from typing import TypeVar
 
 from orcha_pipeline.allocation.foresight import HISTORY_DAYS
 from orcha_pipeline.allocation.gates import BUDGET_MONTH, freeze_reason
+from orcha_pipeline.allocation.reversals import Remembered, SetBack, remembered, to_set_back
 from orcha_pipeline.model import Lever, YieldForecast
+from orcha_pipeline.settings import ApplySettings
 from orcha_pipeline.warehouse import decisions, freezes, permissions, planning_rows
 from orcha_pipeline.warehouse.connection import Warehouse
 from orcha_pipeline.warehouse.decisions import DecisionRow, NodeState
@@ -39,6 +41,10 @@ class Situation:
     pause: PauseRow | None = None
     stuck: Mapping[str, FreezeRow] = field(default_factory=dict[str, FreezeRow])
     """Nodes of which a change could not be taken back."""
+    set_back: Mapping[str, SetBack] = field(default_factory=dict[str, SetBack])
+    """Nodes of hosts whose last change lost more than it might."""
+    remembered: Mapping[str, Remembered] = field(default_factory=dict[str, Remembered])
+    """What nodes are not to be given again, since it lost."""
 
     def of(self, nodes: Collection[str]) -> "Situation":
         """What it tells of these nodes alone."""
@@ -55,12 +61,14 @@ class Situation:
             held_usd=kept(self.held_usd),
             unanswered=kept(self.unanswered),
             stuck=kept(self.stuck),
+            set_back=kept(self.set_back),
+            remembered=kept(self.remembered),
             pause=self.pause,
         )
 
 
-def read_situation(warehouse: Warehouse, now: datetime, *, ask_again_after: timedelta = timedelta(0)) -> Situation:
-    """The situation of all nodes. A request that expired no longer ago than `ask_again_after` counts as unanswered."""
+def read_situation(warehouse: Warehouse, now: datetime, apply: ApplySettings) -> Situation:
+    """The situation of all nodes; `apply` tells for how long what happened is remembered."""
     with warehouse.read() as connection:
         return Situation(
             now=now,
@@ -69,10 +77,12 @@ def read_situation(warehouse: Warehouse, now: datetime, *, ask_again_after: time
             last_changed=decisions.last_changes(connection),
             steps_this_month=decisions.steps_since(connection, now - BUDGET_MONTH),
             held_usd=planning_rows.held_usd(connection, since=now - BUDGET_MONTH),
-            unanswered=permissions.unanswered(connection, since=now - ask_again_after, now=now),
+            unanswered=permissions.unanswered(connection, since=now - apply.ask_again_after, now=now),
             awaiting=permissions.awaiting(connection, now),
             pause=permissions.pause_in_force(connection),
             stuck=freezes.frozen(connection),
+            set_back=to_set_back(connection, now) if apply.set_back else {},
+            remembered=remembered(connection, now, remember_for=apply.remember_for) if apply.set_back else {},
         )
 
 

@@ -12,7 +12,9 @@ from pydantic import TypeAdapter
 from orcha_pipeline.allocation.apply import CHANGES_REMEMBERED
 from orcha_pipeline.allocation.gates import Decision, decide, hold_without_plan
 from orcha_pipeline.allocation.plan import Plan
+from orcha_pipeline.allocation.reasons import number
 from orcha_pipeline.allocation.recovery import recover
+from orcha_pipeline.allocation.reversals import notice
 from orcha_pipeline.allocation.situation import Situation, read_quarters, read_situation
 from orcha_pipeline.assets.forecast import FORECAST
 from orcha_pipeline.assets.ingest import OWNERS
@@ -82,6 +84,7 @@ def decision_row(decision: Decision, run_id: str, preset: str | None = None) -> 
         preset=preset,
         mode=decision.mode,
         expires_at=decision.expires_at,
+        forced=plan.forced if plan else "",
         allocations=tuple(
             DecidedAllocation(
                 node=line.node.name,
@@ -174,9 +177,14 @@ def build_allocation() -> list[dg.AssetsDefinition]:
 
         installation = nodes.installation()
         store = warehouse.warehouse
-        situation = read_situation(
-            store, installation.clock.now(), ask_again_after=installation.settings.apply.ask_again_after
-        )
+        with store.write() as connection:
+            lost = notice(connection, installation.settings, installation.clock.now())
+        for loss in lost:
+            context.log.warning(
+                "The change of %s by decision %s has lost %s USD, of %s that it might: it is set back",
+                *(loss.host, loss.decision_id, number(loss.lost_usd), number(loss.bound_usd)),
+            )
+        situation = read_situation(store, installation.clock.now(), installation.settings.apply)
         with nodes.adapters() as adapters:
             recovered = recover(installation, store, adapters)
             levers, failures = first_levers(adapters)
@@ -226,9 +234,7 @@ def build_allocation() -> list[dg.AssetsDefinition]:
             plans = decisions.plans_of_run(connection, context.run.run_id)
         if not plans:
             raise dg.Failure("This run made no plan to decide on: materialize allocation_plan with it.")
-        situation = read_situation(
-            store, installation.clock.now(), ask_again_after=installation.settings.apply.ask_again_after
-        )
+        situation = read_situation(store, installation.clock.now(), installation.settings.apply)
         rows: list[DecisionRow] = []
         to_apply: list[str] = []
         settings, modes = installation.settings, installation.settings.modes

@@ -6,58 +6,36 @@ from typing import Any
 
 import dagster as dg
 
-from orcha_pipeline.allocation.apply import changes_of_row
-from orcha_pipeline.allocation.outcomes import Measured, measure
+from orcha_pipeline.allocation.outcomes import Measured, measured, promised
 from orcha_pipeline.assets.allocation import ALLOCATION_DECISION
 from orcha_pipeline.assets.ingest import OWNERS
 from orcha_pipeline.model import HOUR
 from orcha_pipeline.resources import NodesResource, WarehouseResource
 from orcha_pipeline.warehouse import decisions
-from orcha_pipeline.warehouse.decisions import Connection, OutcomeRow, Unmeasured
+from orcha_pipeline.warehouse.decisions import OutcomeRow, Unmeasured
 from orcha_pipeline.warehouse.derived import QUARTERS_MAY_CHANGE
-from orcha_pipeline.warehouse.planning_rows import quarters
+from orcha_pipeline.warehouse.planning_rows import quarters_in_force
 
 OUTCOMES = dg.AssetKey(["outcomes"])
 RECORD_DAYS = 30
 
 
-def measured(connection: Connection, due: Unmeasured, *, curvature: float) -> Measured:
-    """What came of an applied decision; `curvature` is that of nodes of whom the decision tells none."""
-    lines = due.decision.allocations
-    nodes = [line.node for line in lines]
-    changes = changes_of_row(due.decision)
-    found = quarters(connection, nodes, start=due.applied_at, end=due.until)
-    return measure(
-        found.rates,
-        found.shares,
-        nodes,
-        before={change.node: change.share_from for change in changes},
-        after={change.node: change.share_to for change in changes},
-        curvatures={line.node: line.curvature or curvature for line in lines},
-    )
-
-
 def outcome_row(due: Unmeasured, came: Measured, now: datetime) -> OutcomeRow:
-    """Promise and result side by side. The cost is due at once, the rest of the promise as the hours pass."""
+    """Promise and result side by side."""
     row = due.decision
     hours = (due.until - due.applied_at) / HOUR
-    whole, cost = row.hours or 0.0, row.switching_cost_usd or 0.0
-
-    def promise(usd: float | None) -> float | None:
-        if usd is None or not due.cut_short:
-            return usd
-        return (usd + cost) * hours / whole - cost
-
-    cut = f"cut short by the next change after {hours:.3g} of {whole:.3g} h" if due.cut_short else ""
+    cut = f"cut short by the next change after {hours:.3g} of {row.hours or 0.0:.3g} h" if due.cut_short else ""
     return OutcomeRow(
         decision_id=row.decision_id,
         host=row.host,
         applied_at=due.applied_at,
         measured_at=now,
         hours=hours,
-        promised_usd=promise(None if row.gain_usd_per_hour is None else row.gain_usd_per_hour * whole),
-        promised_p10=promise(row.gain_p10),
-        promised_p90=promise(row.gain_p90),
+        promised_usd=promised(
+            row, None if row.gain_usd_per_hour is None else row.gain_usd_per_hour * (row.hours or 0.0), hours
+        ),
+        promised_p10=promised(row, row.gain_p10, hours),
+        promised_p90=promised(row, row.gain_p90, hours),
         earned_usd=came.earned_usd,
         unchanged_usd=came.unchanged_usd,
         gained_usd=came.gained_usd,
@@ -92,7 +70,7 @@ def build_outcomes() -> dg.AssetsDefinition:
                 outcome_row(due, came, now)
                 for due in decisions.unmeasured(connection, now=now)
                 # What is unknown may yet be told by later readings; after some hours it will not.
-                if not (came := measured(connection, due, curvature=curvature)).missing
+                if not (came := measured(quarters_in_force(connection, due), due.decision, curvature=curvature)).missing
                 or now >= due.until + QUARTERS_MAY_CHANGE
             ]
         with store.write() as connection:

@@ -159,6 +159,7 @@ RULES: tuple[Rule, ...] = (
     _orphans("decision_allocations", "decision_id", "decisions"),
     _orphans("approvals", "decision_id", "decisions"),
     _orphans("outcomes", "decision_id", "applications"),
+    _orphans("reversals", "decision_id", "applications"),
     _orphans("freezes", "application_id", "applications"),
     _twice("node_health", "node", "slot"),
     _twice("allocations_observed", "node", "slot", "lever"),

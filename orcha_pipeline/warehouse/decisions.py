@@ -90,6 +90,8 @@ class DecisionRow:
     """The strictest of the nodes it moves; None where it moves none, or is of an earlier version."""
     expires_at: datetime | None = None
     """Until when it waits for approval, in mode `confirm`."""
+    forced: str | None = None
+    """Why it changes whatever that earns; empty where it need not."""
 
     @property
     def waits_for_approval(self) -> bool:

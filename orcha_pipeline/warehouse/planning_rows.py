@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orcha_pipeline.model import SLOT, slot_of
+from orcha_pipeline.warehouse.decisions import Unmeasured
 from orcha_pipeline.warehouse.facts import naive
 
 
@@ -42,6 +43,12 @@ def quarters(
     for grid, name in ((rates, "usd_per_hour"), (shares, "share")):
         grid[row, column] = np.ma.filled(np.ma.asarray(found[name], dtype=np.float64), np.nan)
     return Quarters(first, rates, shares)
+
+
+def quarters_in_force(connection: duckdb.DuckDBPyConnection, due: Unmeasured) -> Quarters:
+    """Those of a decision's nodes, in its order, while it was in force."""
+    nodes = [line.node for line in due.decision.allocations]
+    return quarters(connection, nodes, start=due.applied_at, end=due.until)
 
 
 def held_usd(connection: duckdb.DuckDBPyConnection, *, since: datetime) -> dict[str, float]:

@@ -137,6 +137,7 @@ PLANTED = {
         f"INSERT INTO outcomes (decision_id, host, applied_at, measured_at, hours, note) "
         f"VALUES ('gone', 'box', {STAMP}, {STAMP}, 1, '')"
     ),
+    "reversals without applications": f"INSERT INTO reversals VALUES ('gone', 'box', {STAMP}, 1, 1, 1)",
     "freezes without applications": f"INSERT INTO freezes VALUES ('a', {STAMP}, 'gone', '', {STAMP}, 'ada')",
     "node_health twice": HEALTH,
     "allocations_observed twice": "INSERT INTO allocations_observed SELECT * FROM allocations_observed LIMIT 1",

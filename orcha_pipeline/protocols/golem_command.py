@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from orcha_pipeline.errors import AllocationError
 from orcha_pipeline.protocols.golem_api import CPU_COUNTER, DURATION_COUNTER
-from orcha_pipeline.protocols.golem_files import Preset, Profile, ProviderAgent
+from orcha_pipeline.protocols.golem_files import HardwareProfile, Preset, Profile, ProviderAgent
 from orcha_pipeline.protocols.http import remaining_seconds
 
 T = TypeVar("T")
@@ -30,12 +30,20 @@ class ProviderCommand(ProviderAgent):
         """`preset active`."""
         return tuple(self._asked(list[str], "preset", "active"))
 
-    def set_profile(self, profile: Profile) -> None:
+    def profile(self) -> Profile:
+        """`profile list`."""
+        name = self._active_profile()
+        profiles = self._asked(dict[str, HardwareProfile], "profile", "list")
+        if name not in profiles:
+            raise AllocationError(self.node, f"`ya-provider --json profile list` does not tell of {name}")
+        return profiles[name].told
+
+    def _write_profile(self, profile: Profile) -> None:
         """`profile update` of the active profile by its name: `--all` changes nothing, and does not say so."""
         arguments = ["profile", "update", "--name", self._active_profile(), "--cpu-threads", str(profile.threads)]
         for flag, amount in (("--mem-gib", profile.memory_gib), ("--storage-gib", profile.storage_gib)):
             if amount is not None:
-                arguments += [flag, f"{amount:.4f}"]
+                arguments += [flag, repr(amount)]
         self._run(*arguments)
 
     def set_price(self, counter: str, coefficient: Decimal) -> None:

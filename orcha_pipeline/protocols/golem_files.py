@@ -1,7 +1,8 @@
 """The Golem provider agent's hardware profile and presets, and how they are changed in its files.
 
 The agent watches `hardware.json` and `presets.json` and publishes changed offers by itself; a running task keeps
-what it was given. Which presets Orcha deactivated is kept beside them, in `orcha-active-presets.json`.
+what it was given. Which presets Orcha deactivated is kept beside them, in `orcha-active-presets.json`, and the profile
+that it last changed in `orcha-last-profile.json`: set back, it has the operator's own memory and storage again.
 """
 
 import json
@@ -9,12 +10,12 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from orcha_pipeline.errors import AllocationError
 from orcha_pipeline.protocols.config_files import read_config, replace_config
@@ -26,7 +27,7 @@ _NO_MEMORY = "options.data_dir is not set: deactivated presets could not be reme
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """A hardware profile's resources; None leaves one as it is."""
+    """A hardware profile's resources; None is unknown, or leaves one as it is."""
 
     threads: int
     memory_gib: float | None
@@ -75,7 +76,11 @@ class ProviderAgent(ABC):
         """Names of the presets that offers are published for."""
 
     @abstractmethod
-    def set_profile(self, profile: Profile) -> None:
+    def profile(self) -> Profile:
+        """The active hardware profile."""
+
+    @abstractmethod
+    def _write_profile(self, profile: Profile) -> None:
         """Change the active hardware profile."""
 
     @abstractmethod
@@ -114,17 +119,43 @@ class ProviderAgent(ABC):
             deactivated = self._remembered(self._memory_file())
         return AgentState(active=active, deactivated=deactivated, **reasons)
 
+    def set_profile(self, profile: Profile) -> None:
+        """Change the active hardware profile; back to the one before the last change as it was, whatever its parts.
+
+        What is there now is remembered before anything is changed, where there is a folder for it.
+        """
+        if self._folder is not None:
+            present, before = self.profile(), self._last_profile()
+            for known in (before, present):
+                if known is not None and known.threads == profile.threads:
+                    profile = known
+            if profile == present:
+                return
+            self._remember(self._folder / "orcha-last-profile.json", asdict(present))
+        self._write_profile(profile)
+
+    def _last_profile(self) -> Profile | None:
+        """The profile before the last change; None where none is known."""
+        if self._folder is None:
+            return None
+        try:
+            return TypeAdapter(Profile).validate_json((self._folder / "orcha-last-profile.json").read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def _remember(self, file: Path, content: Any) -> None:
+        try:
+            file.touch(mode=0o600)
+        except OSError as error:
+            raise AllocationError(self.node, f"cannot write {file}: {error.strerror}") from None
+        replace_config(self.node, file, json.dumps(content, indent=2) + "\n")
+
     def pause(self) -> None:
         """Deactivate all presets: offers vanish, a running task goes on. They are remembered before anything else."""
         active = self.active_presets()
         if not active:
             return
-        file = self._memory_file()
-        try:
-            file.touch(mode=0o600)
-        except OSError as error:
-            raise AllocationError(self.node, f"cannot write {file}: {error.strerror}") from None
-        replace_config(self.node, file, json.dumps({"deactivated": active}, indent=2) + "\n")
+        self._remember(self._memory_file(), {"deactivated": active})
         try:
             self._set_active(())
         except AllocationError:
@@ -174,7 +205,15 @@ class ProviderFiles(ProviderAgent):
         """From presets.json."""
         return tuple(self._preset_file()[1].active)
 
-    def set_profile(self, profile: Profile) -> None:
+    def profile(self) -> Profile:
+        """From hardware.json."""
+        _, active = self._hardware_file()
+        try:
+            return HardwareProfile.model_validate(active).told
+        except ValidationError:
+            raise AllocationError(self.node, f"{self._hardware} has a profile without cpu_threads") from None
+
+    def _write_profile(self, profile: Profile) -> None:
         """Into hardware.json."""
         content, active = self._hardware_file()
         active["cpu_threads"] = profile.threads
@@ -231,6 +270,19 @@ class ProviderFiles(ProviderAgent):
 
     def _write(self, file: Path, content: Any) -> None:
         replace_config(self.node, file, json.dumps(content, indent=2) + "\n")
+
+
+class HardwareProfile(BaseModel):
+    """A profile, as its file and the command line write it."""
+
+    cpu_threads: int
+    mem_gib: float | None = None
+    storage_gib: float | None = None
+
+    @property
+    def told(self) -> Profile:
+        """In Orcha's words."""
+        return Profile(threads=self.cpu_threads, memory_gib=self.mem_gib, storage_gib=self.storage_gib)
 
 
 class _Memory(BaseModel):

@@ -316,6 +316,47 @@ def test_applying_writes_the_profile_in_step_and_waits_for_the_offers(tmp_path, 
     assert content["profiles"]["x"] == {}
 
 
+def own(tmp_path):
+    content = json.loads((tmp_path / "hardware.json").read_text())
+    return content["profiles"][content["active"]]
+
+
+def test_set_back_it_has_the_operators_own_memory_and_storage_again(tmp_path, monkeypatch):
+    no_waiting(monkeypatch)
+    options = presets(tmp_path)
+    before = own(tmp_path)
+    golem, _ = adapter(provider(tmp_path), options=options, min_share=0.0)
+    golem.apply("cpu_threads", 2)
+    assert own(tmp_path)["mem_gib"] == 4.0
+    # Another process, which knows nothing of this one, sets it back.
+    adapter(provider(tmp_path), options=options)[0].apply("cpu_threads", 3)
+    assert own(tmp_path) == before
+    golem.apply("cpu_threads", 4)
+    golem.apply("cpu_threads", 5)
+    golem.apply("cpu_threads", 4)
+    assert own(tmp_path) == before | {"cpu_threads": 4, "mem_gib": 8.0, "storage_gib": 1862.6451}
+
+
+def test_a_pause_that_is_set_back_leaves_memory_and_storage_as_they_were(tmp_path, monkeypatch):
+    no_waiting(monkeypatch)
+    options = presets(tmp_path)
+    golem, _ = adapter(provider(tmp_path), options=options, min_share=0.0)
+    golem.apply("cpu_threads", 0)
+    golem.apply("cpu_threads", 3)
+    assert json.loads((tmp_path / "hardware.json").read_text()) == PROFILE
+
+
+@pytest.mark.parametrize("spoilt", ["{", "[]", '{"threads": "x"}'])
+def test_where_nothing_is_remembered_memory_and_storage_go_in_step(tmp_path, monkeypatch, spoilt):
+    no_waiting(monkeypatch)
+    options = presets(tmp_path)
+    golem, _ = adapter(provider(tmp_path), options=options)
+    golem.apply("cpu_threads", 2)
+    (tmp_path / "orcha-last-profile.json").write_text(spoilt)
+    golem.apply("cpu_threads", 3)
+    assert own(tmp_path)["mem_gib"] == 6.0
+
+
 def test_offers_that_never_show_the_change_are_an_error_that_tells_what_they_show(tmp_path, monkeypatch):
     no_waiting(monkeypatch)
     golem, _ = adapter(options=profile(tmp_path))

@@ -34,6 +34,10 @@ content = json.loads(file.read_text())
 options = dict(zip(arguments[2::2], arguments[3::2])) if arguments[1:2] == ["update"] else {}
 if arguments[:2] == ["profile", "active"]:
     print(json.dumps(content["profile"]))
+elif arguments[:2] == ["profile", "list"]:
+    size = content["size"]
+    profile = {"cpu_threads": content["threads"], "mem_gib": float(size["--mem-gib"])}
+    print(json.dumps({content["profile"]: profile | {"storage_gib": float(size["--storage-gib"])}}))
 elif arguments[:2] == ["preset", "active"]:
     print(json.dumps(content["active"]))
 elif arguments[:2] == ["preset", "list"]:
@@ -77,7 +81,14 @@ class Provider:
             "usage-coeffs": {"golem.usage.cpu_sec": 6.9e-6, "golem.usage.duration_sec": 1.4e-6},
         }
         presets = [{"name": name, **preset} for name in ("vm", "wasmtime")]
-        self.state = {"profile": "mine", "threads": 3, "active": ["vm", "wasmtime"], "presets": presets}
+        size = {"--name": "mine", "--cpu-threads": "3", "--mem-gib": "10.9375", "--storage-gib": "73.57"}
+        self.state = {
+            "profile": "mine",
+            "threads": 3,
+            "size": size,
+            "active": ["vm", "wasmtime"],
+            "presets": presets,
+        }
         (folder / "ya-provider.py").write_text(textwrap.dedent(PROVIDER))
         self.cli = [sys.executable, str(folder / "ya-provider.py"), str(folder)]
 
@@ -123,9 +134,19 @@ def test_the_active_profile_is_changed_by_its_name_with_memory_and_storage_in_st
     assert provider.state["size"] == {
         "--name": "mine",
         "--cpu-threads": "4",
-        "--mem-gib": "8.0000",
+        "--mem-gib": "8.0",
         "--storage-gib": "1862.6451",
     }
+
+
+def test_what_the_operator_had_is_set_back_to_the_last_digit(provider, tmp_path):
+    before = provider.state
+    options = {"data_dir": str(tmp_path)}
+    assert provider.adapter(options=options).apply("cpu_threads", 4).read_back == 4
+    assert provider.state["size"]["--mem-gib"] == "8.0"
+    # Another process, which knows nothing of this one, sets it back.
+    assert provider.adapter(options=options).apply("cpu_threads", 3).read_back == 3
+    assert provider.state == before
 
 
 def test_no_command_has_all_or_asks_an_update_for_json(provider):

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-from orcha_pipeline.allocation.decided import changes_of_row, surroundings_of
+from orcha_pipeline import clock_jumps
+from orcha_pipeline.allocation.decided import changes_of, surroundings_of
 from orcha_pipeline.allocation.executor import ApplicationError, ApplicationOutcome, apply_changes
-from orcha_pipeline.allocation.gates import hold_gate, rate_gate
+from orcha_pipeline.allocation.gates import RATE_WINDOW, hold_gate, rate_gate
 from orcha_pipeline.allocation.host_lock import host_lock
 from orcha_pipeline.allocation.journal import WarehouseJournal
 from orcha_pipeline.allocation.recovery import end, recover_host, steps_on_record, to_do
@@ -52,8 +53,9 @@ def carry_out(
     with host_lock(installation.settings.home, row.host) as mine:
         if mine:
             recover_host(row.host, installation, warehouse, adapters)
+        jumped = clock_jumped(installation)
         with warehouse.write() as connection:
-            against = why_not_now(connection, row, installation.settings, started)
+            against = why_not_now(connection, row, installation.settings, started) or jumped
             claimed = decisions.begin_application(
                 connection,
                 ApplicationRow(
@@ -93,7 +95,7 @@ def why_not_now(connection: Connection, row: DecisionRow, settings: Settings, no
     """What stands against carrying out a decision by now; empty where nothing does."""
     if paused := _paused(connection):
         return paused
-    moved = {change.node for change in changes_of_row(row)}
+    moved = {change.node for change in changes_of(row)}
     for node, mode in settings.modes.items():
         if node in moved and mode.freedom < (row.mode or Mode.AUTO).freedom:
             return f"{node} is in mode {mode} by now."
@@ -116,6 +118,13 @@ def why_not_now(connection: Connection, row: DecisionRow, settings: Settings, no
     planner = settings.planner
     gates = (rate_gate(now, changes, planner.max_changes_per_hour), hold_gate(now, changes, planner.hold))
     return next((f"{gate.explanation}." for gate in gates if not gate.passed), "")
+
+
+def clock_jumped(installation: Installation) -> str:
+    """That the machine's clock was put forward or back too lately to change anything; empty where it was not."""
+    settings = installation.settings
+    rest = max(settings.planner.hold, RATE_WINDOW)
+    return clock_jumps.clock_jumped(settings.home, installation.clock, rest)
 
 
 def _paused(connection: Connection) -> str:
@@ -146,14 +155,12 @@ def _apply(
 
     try:
         return apply_changes(
-            changes_of_row(row),
+            changes_of(row),
             application_id=application_id,
             adapters=adapters,
             journal=WarehouseJournal(warehouse),
             clock=installation.clock,
-            capacity=around.capacity,
-            demands=around.demands,
-            others=around.others,
+            around=around,
             why_not=lambda node, lever: why_frozen(node, lever, situation),
             stopped=stopped,
         )

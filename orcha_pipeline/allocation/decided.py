@@ -1,26 +1,13 @@
 """What a decision on record changes, and the host that it changes it on. Pure."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
-from orcha_pipeline.allocation.gates import Change
+from orcha_pipeline.allocation.executor import Change, Surroundings
 from orcha_pipeline.allocation.plan import total_use
 from orcha_pipeline.errors import PlanError
-from orcha_pipeline.model import Resources
 from orcha_pipeline.settings import Settings
 from orcha_pipeline.warehouse.decisions import DecisionRow
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """A host's capacity, its nodes' demands at share 1.0, and what the nodes use that a decision leaves alone."""
-
-    capacity: Resources
-    demands: Mapping[str, Resources]
-    others: Resources
-
-
-def changes_of_row(row: DecisionRow) -> tuple[Change, ...]:
+def changes_of(row: DecisionRow) -> tuple[Change, ...]:
     """The levers a recorded decision moves."""
     return tuple(
         Change(
@@ -48,7 +35,7 @@ def surroundings_of(row: DecisionRow, settings: Settings) -> Surroundings:
     gone = sorted({line.node for line in row.allocations} - set(nodes))
     if host is None or gone:
         raise PlanError(f"{', '.join(gone) or row.host} is not configured any more.")
-    changed = {change.node for change in changes_of_row(row)}
+    changed = {change.node for change in changes_of(row)}
     resting = [
         # A share nobody knows counts as the largest one it may be, as it did in the plan.
         (nodes[line.node].demand, nodes[line.node].max_share if line.share_now is None else line.share_now)

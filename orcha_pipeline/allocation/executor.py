@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal, Protocol
 
-from orcha_pipeline.allocation.gates import Change
 from orcha_pipeline.allocation.plan import total_use
 from orcha_pipeline.clock import Clock
 from orcha_pipeline.errors import AdapterError, OrchaError, where
@@ -16,6 +15,27 @@ from orcha_pipeline.model import RESOURCES, ApplicationStatus, Lever, LeverMode,
 from orcha_pipeline.protocols.base import Adapter
 
 _SLACK = 1e-9  # part of a capacity: rounding error of a sum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One lever to be moved, with the value and share the decision found and those it wants."""
+
+    node: str
+    lever: str
+    value_from: float
+    value_to: float
+    share_from: float
+    share_to: float
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """A host's capacity, its nodes' demands at share 1.0, and what the nodes use that a decision leaves alone."""
+
+    capacity: Resources
+    demands: Mapping[str, Resources]
+    others: Resources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,17 +98,15 @@ def apply_changes(
     adapters: Mapping[str, Adapter],
     journal: Journal,
     clock: Clock,
-    capacity: Resources,
-    demands: Mapping[str, Resources],
-    others: Resources,
+    around: Surroundings,
     why_not: Callable[[str, Lever], str] = lambda _node, _lever: "",
     stopped: Callable[[], str] = lambda: "",
 ) -> ApplicationOutcome:
     """Move the levers of `changes`, or leave everything as it was.
 
-    `adapters` and `demands` (use at share 1.0) are by node and cover at least the changed ones; `others` is what the
-    host's unchanged nodes use. Nothing is touched (`dropped`) unless every lever still stands where the decision
-    found it, `why_not` tells nothing against moving a node, and no moment of the sequence exceeds `capacity`. `stopped`
+    `adapters` are by node; they and the demands `around` cover at least the changed ones. Nothing is touched
+    (`dropped`) unless every lever still stands where the decision found it, `why_not` tells nothing against moving a
+    node, and no moment of the sequence exceeds the capacity. `stopped`
     is asked before every step whether the operator has stopped all changes. A step that is stopped, fails or reads
     back more than half a step of the lever away is undone with all before it, last first (`rolled_back`, or
     `rollback_failed`). An error that is not an adapter's (the journal's, say) is rolled back likewise and then raised
@@ -99,9 +117,7 @@ def apply_changes(
         adapters=adapters,
         journal=journal,
         clock=clock,
-        capacity=capacity,
-        demands=demands,
-        others=others,
+        around=around,
     )
     return application.carry_out(changes, why_not=why_not, stopped=stopped)
 
@@ -115,9 +131,7 @@ def roll_back(
     adapters: Mapping[str, Adapter],
     journal: Journal,
     clock: Clock,
-    capacity: Resources,
-    demands: Mapping[str, Resources],
-    others: Resources,
+    around: Surroundings,
 ) -> ApplicationOutcome:
     """Set back what the recorded `steps` of `changes` have moved, last first, where it does not stand there already.
 
@@ -129,9 +143,7 @@ def roll_back(
         adapters=adapters,
         journal=journal,
         clock=clock,
-        capacity=capacity,
-        demands=demands,
-        others=others,
+        around=around,
     )
     return application.taken_back(steps, changes, why)
 
@@ -162,21 +174,17 @@ class _Application:
         adapters: Mapping[str, Adapter],
         journal: Journal,
         clock: Clock,
-        capacity: Resources,
-        demands: Mapping[str, Resources],
-        others: Resources,
+        around: Surroundings,
     ) -> None:
         self._id = application_id
         self._adapters = adapters
         self._journal = journal
         self._clock = clock
-        self._capacity = capacity
-        self._demands = demands
-        self._others = others
+        self._around = around
         self._steps: list[Step] = []
         self._shares: dict[str, float] = {}
         """What each changed node takes at most, as far as is known."""
-        self._limit = capacity
+        self._limit = around.capacity
         self._unwritten: dict[int, Step] = {}
         """Steps of which the last word is not in the journal, by number."""
         self._begun: list[_Move] = []
@@ -217,7 +225,9 @@ class _Application:
                 done = step.status == "done"
                 self._shares[step.node] = change.share_to if done else max(change.share_from, change.share_to)
         now = self._use().as_dict()
-        self._limit = Resources(**{name: max(now[name], most) for name, most in self._capacity.as_dict().items()})
+        self._limit = Resources(
+            **{name: max(now[name], most) for name, most in self._around.capacity.as_dict().items()}
+        )
         return self._rolled_back(why, started, only_where_needed=True)
 
     def _lever_of(self, node: str, name: str) -> Lever:
@@ -242,7 +252,9 @@ class _Application:
         self._shares = {move.change.node: move.change.share_from for move in moves}
         # Where today's use is above capacity already, it must at least never rise.
         now = self._use().as_dict()
-        self._limit = Resources(**{name: max(now[name], most) for name, most in self._capacity.as_dict().items()})
+        self._limit = Resources(
+            **{name: max(now[name], most) for name, most in self._around.capacity.as_dict().items()}
+        )
         shares = dict(self._shares)
         for move in moves:
             shares[move.change.node] = move.change.share_to
@@ -253,7 +265,7 @@ class _Application:
     def _read(self, change: Change, why_not: Callable[[str, Lever], str]) -> _Move:
         """The lever as it stands; dropped unless it stands where the decision found it."""
         adapter = self._adapters.get(change.node)
-        if adapter is None or change.node not in self._demands:
+        if adapter is None or change.node not in self._around.demands:
             raise _Dropped(f"{change.node} is not configured any more.")
         try:
             lever = next((lever for lever in adapter.levers() if lever.name == change.lever), None)
@@ -439,7 +451,9 @@ class _Application:
 
     def _use(self, shares: Mapping[str, float] | None = None) -> Resources:
         by_node = self._shares if shares is None else shares
-        return total_use([(self._others, 1.0), *((self._demands[node], share) for node, share in by_node.items())])
+        return total_use(
+            [(self._around.others, 1.0), *((self._around.demands[node], share) for node, share in by_node.items())]
+        )
 
     def _exceeded(self, shares: Mapping[str, float]) -> str:
         """The resources that these shares would exceed, in words; empty where they fit."""

@@ -18,18 +18,6 @@ MAX_FORECAST_AGE = timedelta(hours=2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """One lever to be moved, with the value and share the decision found and those it wants."""
-
-    node: str
-    lever: str
-    value_from: float
-    value_to: float
-    share_from: float
-    share_to: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """A plan with its gates and what they come to. `plan` is None, and so are the numbers, where none could be made."""
 
@@ -39,7 +27,6 @@ class Decision:
     verdict: Verdict
     reason: str
     gates: tuple[Gate, ...]
-    changes: tuple[Change, ...]
     plan: Plan | None
     gain_usd_per_hour: float | None
     gain_percent: float | None
@@ -65,6 +52,7 @@ def decide(
     modes: Mapping[str, Mode],
     approve_within: timedelta,
     paused: str = "",
+    clock_jumped: str = "",
     awaiting: str = "",
 ) -> Decision:
     """Hold the plan against every gate; it is carried out only if all pass, and as the `modes` of the nodes allow.
@@ -72,12 +60,15 @@ def decide(
     `changes` are the times at which this host was changed, `last_changed` the same by node, `health` by node.
     `readings_age` is the age of the oldest reading the plan rests on, `forecast_age` that of the oldest forecast;
     None where there is none. Gates that speak of changed nodes are left out where the plan changes none. `paused`
-    tells that all changes are stopped, `awaiting` which earlier decision waits for approval; both may be empty.
+    tells that all changes are stopped, `clock_jumped` that times cannot be told apart for now, `awaiting` which
+    earlier decision waits for approval; all may be empty.
     """
     moved = plan.moved
     confidence = plan.confidence if moved else None
     mode = min((modes.get(line.node.name, Mode.ADVISE) for line in moved), key=lambda mode: mode.freedom, default=None)
     gates = [_changes_gate(moved), _stopped_gate("not_paused", paused, "changes are not paused")]
+    if clock_jumped:
+        gates.append(_stopped_gate("clock_steady", clock_jumped, ""))
     if awaiting:
         gates.append(_stopped_gate("nothing_awaits", awaiting, ""))
     if moved:
@@ -103,7 +94,6 @@ def decide(
         verdict=verdict,
         reason=_told(plan, gates, confidence, mode),
         gates=tuple(gates),
-        changes=changes_of(plan),
         plan=plan,
         gain_usd_per_hour=plan.gain_usd_per_hour,
         gain_percent=plan.gain_percent,
@@ -124,7 +114,6 @@ def hold_without_plan(*, decision_id: str, host: str, now: datetime, reason: str
         verdict=Verdict.HOLD,
         reason=f"Holds: there is no plan. {reason}",
         gates=(gate,),
-        changes=(),
         plan=None,
         gain_usd_per_hour=None,
         gain_percent=None,
@@ -133,26 +122,8 @@ def hold_without_plan(*, decision_id: str, host: str, now: datetime, reason: str
     )
 
 
-def changes_of(plan: Plan) -> tuple[Change, ...]:
-    """The levers a plan moves."""
-    return tuple(
-        Change(
-            node=line.node.name,
-            lever=line.lever.name,
-            value_from=line.value_now,
-            value_to=line.value_planned,
-            share_from=line.share_now,
-            share_to=line.share_planned,
-        )
-        for line in plan.moved
-        if line.lever is not None
-        and line.value_now is not None
-        and line.value_planned is not None
-        and line.share_now is not None
-        and line.share_planned is not None
-    )
-
-
+RATE_WINDOW = timedelta(hours=1)
+"""What `max_changes_per_hour` counts over."""
 BUDGET_MONTH = timedelta(days=30)
 """What a lever's `restarts_per_month` counts over."""
 
@@ -266,7 +237,7 @@ def _shared_gate(use: SharedUse) -> Gate:
 def rate_gate(now: datetime, changes: Sequence[datetime], threshold: int) -> Gate:
     """That the host was not changed too often in the last hour. `changes`: when it was."""
     # A change dated after now (the clock went back) counts: better one change too few.
-    recent = sum(moment > now - timedelta(hours=1) for moment in changes)
+    recent = sum(moment > now - RATE_WINDOW for moment in changes)
     return Gate(
         name="rate_limit",
         value=recent,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orcha_pipeline.allocation.decided import changes_of_row
+from orcha_pipeline.allocation.decided import changes_of
 from orcha_pipeline.model import HOUR, SLOT
 from orcha_pipeline.warehouse.decisions import DecisionRow
 from orcha_pipeline.warehouse.planning_rows import Quarters
@@ -40,7 +40,7 @@ class Measured:
 
 def measured(found: Quarters, row: DecisionRow, *, curvature: float) -> Measured:
     """What came of an applied decision in these quarters; `curvature` is that of nodes of whom it tells none."""
-    changes = changes_of_row(row)
+    changes = changes_of(row)
     return measure(
         found.rates,
         found.shares,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 
-from orcha_pipeline.allocation.decided import changes_of_row, surroundings_of
+from orcha_pipeline.allocation.decided import changes_of, surroundings_of
 from orcha_pipeline.allocation.executor import ApplicationOutcome, Step, roll_back
 from orcha_pipeline.allocation.host_lock import host_lock
 from orcha_pipeline.allocation.journal import WarehouseJournal
@@ -104,7 +104,7 @@ def _ended(
 
     if not steps:
         return outcome(ApplicationStatus.DROPPED, "The process that was to carry it out ended before its first step.")
-    changes = changes_of_row(decision)
+    changes = changes_of(decision)
     if not again and _is_done(steps, len(changes), adapters):
         told = ", ".join(f"{step.node} {step.lever} = {step.requested:g}" for step in steps)
         return outcome(
@@ -123,9 +123,7 @@ def _ended(
         adapters=adapters,
         journal=WarehouseJournal(warehouse),
         clock=clock,
-        capacity=around.capacity,
-        demands=around.demands,
-        others=around.others,
+        around=around,
     )
 
 

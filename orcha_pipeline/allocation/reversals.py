@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from orcha_pipeline.allocation.decided import changes_of_row
+from orcha_pipeline.allocation.decided import changes_of
 from orcha_pipeline.allocation.outcomes import Measured, measured, promised
 from orcha_pipeline.allocation.reasons import number
 from orcha_pipeline.model import HOUR
@@ -92,7 +92,7 @@ def to_set_back(connection: Connection, now: datetime) -> dict[str, SetBack]:
     for reversal, row in reversals.since(connection, now - SET_BACK_WITHIN):
         if reversal.decision_id not in standing:
             continue
-        before = {change.node: change.share_from for change in changes_of_row(row)}
+        before = {change.node: change.share_from for change in changes_of(row)}
         why = f"{_told(reversal, row)}: it is set back"
         found |= {line.node: SetBack(share=before.get(line.node), why=why) for line in row.allocations}
     return found
@@ -105,7 +105,7 @@ def remembered(connection: Connection, now: datetime, *, remember_for: timedelta
     """
     found: dict[str, Remembered] = {}
     for reversal, row in reversals.since(connection, now - remember_for):
-        changes = changes_of_row(row)
+        changes = changes_of(row)
         grew = [change for change in changes if change.share_to > change.share_from]
         until = reversal.noticed_at + remember_for
         why = f"{_told(reversal, row)}: not again before {until:%Y-%m-%d %H:%M} UTC"
@@ -141,7 +141,7 @@ def bounds_of(
 
 def _told(reversal: ReversalRow, row: DecisionRow) -> str:
     moves: Sequence[str] = [
-        f"{change.node} from {change.share_from:.2f} to {change.share_to:.2f}" for change in changes_of_row(row)
+        f"{change.node} from {change.share_from:.2f} to {change.share_to:.2f}" for change in changes_of(row)
     ]
     return (
         f"the change of {row.decided_at:%H:%M} ({', '.join(moves)}) lost {number(reversal.lost_usd)} USD in "

@@ -72,8 +72,9 @@ def read_situation(warehouse: Warehouse, now: datetime, apply: ApplySettings) ->
     with warehouse.read() as connection:
         return Situation(
             now=now,
-            states=decisions.node_states(connection, since=now - READINGS_COUNT_FOR),
-            forecasts=decisions.latest_forecasts(connection, since=now - FORECAST_COUNTS_FOR),
+            # What is dated after now is of before the clock went back.
+            states=decisions.node_states(connection, since=now - READINGS_COUNT_FOR, until=now),
+            forecasts=decisions.latest_forecasts(connection, since=now - FORECAST_COUNTS_FOR, until=now),
             last_changed=decisions.last_changes(connection),
             steps_this_month=decisions.steps_since(connection, now - BUDGET_MONTH),
             held_usd=planning_rows.held_usd(connection, since=now - BUDGET_MONTH),

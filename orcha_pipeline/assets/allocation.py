@@ -9,7 +9,7 @@ from uuid import uuid4
 import dagster as dg
 from pydantic import TypeAdapter
 
-from orcha_pipeline.allocation.apply import CHANGES_REMEMBERED
+from orcha_pipeline.allocation.apply import CHANGES_REMEMBERED, clock_jumped
 from orcha_pipeline.allocation.gates import Decision, decide, hold_without_plan
 from orcha_pipeline.allocation.plan import Plan
 from orcha_pipeline.allocation.reasons import number
@@ -122,10 +122,12 @@ def take_decision(
     host: str,
     plan: Plan | None,
     why: str,
+    jumped: str = "",
 ) -> Decision:
     """Hold a plan against every gate; without a plan, hold.
 
-    `modes` are those of the settings, by node; `changes` the times at which the host was lately changed.
+    `modes` are those of the settings, by node; `changes` the times at which the host was lately changed; `jumped` is
+    why the clock cannot be relied on.
     """
     now, decision_id = situation.now, str(uuid4())
     if plan is None:
@@ -144,6 +146,7 @@ def take_decision(
         modes=modes,
         approve_within=settings.apply.approve_within,
         paused=f"{situation.pause.told()}; `orcha resume` lets them go on" if situation.pause else "",
+        clock_jumped=jumped,
         awaiting=_awaited(situation.awaiting.get(host)),
     )
 
@@ -238,6 +241,7 @@ def build_allocation() -> list[dg.AssetsDefinition]:
         rows: list[DecisionRow] = []
         to_apply: list[str] = []
         settings, modes = installation.settings, installation.settings.modes
+        jumped = clock_jumped(installation)
         with store.write() as connection:
             for host, text, reason in plans:
                 decision = take_decision(
@@ -248,6 +252,7 @@ def build_allocation() -> list[dg.AssetsDefinition]:
                     host=host,
                     plan=PLAN.validate_json(text) if text else None,
                     why=reason,
+                    jumped=jumped,
                 )
                 rows.append(decision_row(decision, context.run.run_id, settings.planner.preset))
                 decisions.record_decision(connection, rows[-1])

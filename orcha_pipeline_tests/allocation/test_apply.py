@@ -3,7 +3,7 @@ from datetime import timedelta
 import pytest
 
 from orcha_pipeline.allocation.apply import carry_out
-from orcha_pipeline.allocation.decided import changes_of_row
+from orcha_pipeline.allocation.decided import changes_of
 from orcha_pipeline.clock import FixedClock
 from orcha_pipeline.errors import AllocationError, PlanError
 from orcha_pipeline.model import HOUR, ApplicationStatus, HealthState, Mode, Verdict
@@ -212,7 +212,7 @@ def test_a_resting_node_of_unknown_share_counts_as_the_largest_it_may_be(rig):
 
 def test_only_lines_that_move_a_known_lever_are_changes(rig):
     row = rig.decide(lines=(A, IDLE, decided_line("b", None, 30.0), decided_line("c", 1.0, 2.0, lever=None)))
-    (change,) = changes_of_row(row)
+    (change,) = changes_of(row)
     assert (change.node, change.value_from, change.value_to, change.share_from, change.share_to) == (
         "a",
         60,

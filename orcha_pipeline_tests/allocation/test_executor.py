@@ -4,8 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from orcha_pipeline.allocation.executor import ApplicationError, Step, apply_changes
-from orcha_pipeline.allocation.gates import Change
+from orcha_pipeline.allocation.executor import ApplicationError, Change, Step, Surroundings, apply_changes
 from orcha_pipeline.clock import FixedClock
 from orcha_pipeline.errors import AllocationError, NodeConnectionError
 from orcha_pipeline.model import (
@@ -67,9 +66,7 @@ class Machine:
             "adapters": {name: FakeAdapter(self, name) for name in START},
             "journal": self.journal,
             "clock": self.clock,
-            "capacity": CAPACITY,
-            "demands": dict.fromkeys(START, DEMAND),
-            "others": OTHERS,
+            "around": Surroundings(changes.pop("capacity", CAPACITY), dict.fromkeys(START, DEMAND), OTHERS),
         }
         return apply_changes(a_change(wanted or WANTED), **{**known, **changes})
 
@@ -462,9 +459,7 @@ def test_no_changes_are_dropped_and_a_node_changed_twice_too():
         adapters={},
         journal=machine.journal,
         clock=machine.clock,
-        capacity=CAPACITY,
-        demands={},
-        others=OTHERS,
+        around=Surroundings(CAPACITY, {}, OTHERS),
     )
     assert_dropped(machine, outcome, "nothing to change")
     twice = apply_changes(
@@ -473,9 +468,7 @@ def test_no_changes_are_dropped_and_a_node_changed_twice_too():
         adapters={},
         journal=machine.journal,
         clock=machine.clock,
-        capacity=CAPACITY,
-        demands={},
-        others=OTHERS,
+        around=Surroundings(CAPACITY, {}, OTHERS),
     )
     assert_dropped(machine, twice, "changed twice")
 

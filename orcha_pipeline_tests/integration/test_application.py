@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from orcha_pipeline.allocation.apply import changes_of_row
+from orcha_pipeline.allocation.decided import changes_of
 from orcha_pipeline.assets.application import ALLOCATION_APPLICATION
 from orcha_pipeline.model import ApplicationStatus, Verdict
 from orcha_pipeline.testnet.golem import APP_KEY
@@ -50,7 +50,7 @@ def values(decision: DecisionRow, column: str) -> dict[str, float]:
 
 def order_of(decision: DecisionRow) -> list[str]:
     """The changed nodes, those that shrink first."""
-    changes = sorted(changes_of_row(decision), key=lambda change: change.share_to > change.share_from)
+    changes = sorted(changes_of(decision), key=lambda change: change.share_to > change.share_from)
     return [change.node for change in changes]
 
 
@@ -63,7 +63,7 @@ def decided(rig: Rig) -> DecisionRow:
     assert rig.run_cycle().success
     decision = rig.decision()
     assert decision.verdict is Verdict.REALLOCATE, decision.reason
-    assert len(changes_of_row(decision)) >= 3
+    assert len(changes_of(decision)) >= 3
     return decision
 
 

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from orcha_pipeline.allocation.apply import changes_of_row
+from orcha_pipeline.allocation.decided import changes_of
 from orcha_pipeline.assets.earnings import EARNINGS_HOURLY
 from orcha_pipeline.assets.ingest import fact_keys
 from orcha_pipeline.model import HOUR, HealthState, hour_of
@@ -38,7 +38,7 @@ def expect_untouched(rig: Rig, sick: set[str], words: dict[str, str]):
     decision = rig.decision()
     lines = {line.node: line for line in decision.allocations}
     assert set(lines) == NODES
-    assert not sick & {change.node for change in changes_of_row(decision)}
+    assert not sick & {change.node for change in changes_of(decision)}
     for node in sick:
         assert lines[node].share_now == pytest.approx(rig.truth()[node]["share"], abs=0.01)
         assert lines[node].share_planned == lines[node].share_now

@@ -188,6 +188,71 @@ def status(
         raise typer.Exit(1)
 
 
+@app.command()
+def backup(
+    *,
+    out: Annotated[Path | None, typer.Option(help="A file, or a folder to put it in; else that of [backup].")] = None,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, as docs/reliability.md describes it.")] = False,
+) -> None:
+    """Put warehouse, models, settings and what belongs to them into one archive, also while Orcha runs."""
+    from orcha_pipeline.backup.commands import back_up_now, backup_json, backup_told
+    from orcha_pipeline.nodes_json import as_text
+
+    with _progress("Backing up"):
+        made = back_up_now(config, out)
+    if as_json:
+        typer.echo(as_text(backup_json(made)))
+    else:
+        console.print(Text(backup_told(made)), soft_wrap=True)
+
+
+@app.command()
+def housekeeping(*, config: Config = None) -> None:
+    """Tidy up now, as every night: keep fewer rows of what is long past, delete what is too old, give room back."""
+    from orcha_pipeline.housekeeping import housekeeping_now
+    from orcha_pipeline.installation import open_installation
+
+    with _progress("Tidying up"):
+        tidied = housekeeping_now(open_installation(config))
+    console.print(Text(tidied.told()), soft_wrap=True)
+    if tidied.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def restore(
+    archive: Annotated[
+        Path | None, typer.Argument(help="What `orcha backup` wrote. Without it, an interrupted restore is ended.")
+    ] = None,
+    *,
+    config_too: Annotated[bool, typer.Option("--config-too", help="The archive's orcha.toml as well.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    config: Config = None,
+) -> None:
+    """Put everything back as an archive holds it; what is there now is moved aside."""
+    from orcha_pipeline.backup import commands
+    from orcha_pipeline.backup.archive import verify
+    from orcha_pipeline.settings_file import load_settings
+
+    home = load_settings(config).home
+    target = commands.settings_target(config) if config_too else None
+    with commands.held(home):
+        if told := commands.finish_interrupted(home):
+            console.print(Text(told), soft_wrap=True)
+            return
+        if archive is None:
+            raise typer.BadParameter("name the archive: no restore was interrupted", param_hint="ARCHIVE")
+        with _progress("Checking every file"):
+            manifest = verify(archive)
+        console.print(Text(commands.question(manifest, home, target)), soft_wrap=True)
+        if not yes:
+            typer.confirm("Restore it?", abort=True)
+        with _progress("Restoring"):
+            told = commands.restore_now(archive, manifest, home, target)
+        console.print(Text(told), soft_wrap=True)
+
+
 DecisionsAsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/decisions.md describes it.")]
 
 

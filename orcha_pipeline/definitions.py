@@ -5,13 +5,17 @@ import dagster as dg
 from orcha_pipeline.assets.allocation import build_allocation
 from orcha_pipeline.assets.anomalies import build_anomalies
 from orcha_pipeline.assets.application import build_application
+from orcha_pipeline.assets.backup import build_backup
 from orcha_pipeline.assets.checks import build_checks
 from orcha_pipeline.assets.earnings import build_earnings
 from orcha_pipeline.assets.forecast import build_forecast
 from orcha_pipeline.assets.forecast_errors import build_forecast_errors
+from orcha_pipeline.assets.housekeeping import build_housekeeping
 from orcha_pipeline.assets.ingest import build_ingest
 from orcha_pipeline.assets.models import build_models
 from orcha_pipeline.assets.outcomes import build_outcomes
+from orcha_pipeline.automation.backup import build_backup_job, build_backup_schedule
+from orcha_pipeline.automation.housekeeping import build_housekeeping_job, build_housekeeping_schedule
 from orcha_pipeline.automation.jobs import build_jobs
 from orcha_pipeline.automation.retraining import build_retraining_sensor
 from orcha_pipeline.automation.schedules import build_schedules
@@ -36,10 +40,16 @@ def build_defs(settings: Settings) -> dg.Definitions:
             *build_allocation(),
             build_outcomes(),
             build_application(),
+            build_backup(),
+            build_housekeeping(),
         ],
         asset_checks=build_checks(),
-        jobs=build_jobs(protocols),
-        schedules=build_schedules(cycle_cron=settings.cycle_cron),
+        jobs=[*build_jobs(protocols), build_backup_job(), build_housekeeping_job()],
+        schedules=[
+            *build_schedules(cycle_cron=settings.cycle_cron),
+            build_backup_schedule(nightly=settings.backup.nightly),
+            build_housekeeping_schedule(),
+        ],
         sensors=[*build_sensors(), build_retraining_sensor(protocols)],
         resources={
             "nodes": NodesResource(),

@@ -24,6 +24,10 @@ class PlanError(OrchaError):
     """No allocation satisfies the constraints, or the solver failed."""
 
 
+class BackupError(OrchaError):
+    """A backup cannot be made, or an archive cannot be restored."""
+
+
 class SupervisionError(OrchaError):
     """A service that `orcha up` runs cannot be started or kept up (a busy port, a second instance)."""
 

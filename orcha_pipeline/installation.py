@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from orcha_pipeline.backup.journal import refuse_half_restored
 from orcha_pipeline.clock import Clock, SystemClock
 from orcha_pipeline.protocols.registry import adapter_type, protocol_names
 from orcha_pipeline.settings import Settings
@@ -48,8 +49,12 @@ class Installation:
 
 
 def open_installation(config: Path | None = None) -> Installation:
-    """Read the settings (raises `SettingsError`) and choose the clock. Connects to nothing."""
+    """Read the settings (raises `SettingsError`) and choose the clock. Connects to nothing.
+
+    Raises `BackupError` where a restore of the data folder was interrupted: half of it would be worked on.
+    """
     settings = load_settings(config, option_types={name: adapter_type(name).options_type for name in protocol_names()})
+    refuse_half_restored(settings.home)
     if not settings.uses_testnet:
         return Installation(settings=settings, clock=SystemClock(), simulated=False)
     from orcha_pipeline.testnet.clock import TestnetClock

@@ -430,6 +430,18 @@ class ServiceSettings(Section):
     dagster_port: Annotated[int, Field(ge=1, le=65535)] = 3000
     code_server_port: Annotated[int, Field(ge=1, le=65535)] = 3030
     mlflow_port: Annotated[int, Field(ge=1, le=65535)] = 5050
+    health_port: Annotated[int, Field(ge=1, le=65535)] = 3080
+
+
+class BackupSettings(Section):
+    """Where backups go, and how many of those made at night are kept."""
+
+    folder: FilePath | None = None
+    """Without it `backups` in the data folder: see `Settings.backup_folder`."""
+    keep: Annotated[int, Field(ge=1)] = 7
+    """Of the archives made at night the last so many; those made by hand stay."""
+    nightly: bool = True
+    """Whether one is made every night."""
 
 
 class Settings(BaseSettings):
@@ -450,6 +462,7 @@ class Settings(BaseSettings):
     apply: ApplySettings = ApplySettings()
     forecast: ForecastSettings = ForecastSettings()
     housekeeping: HousekeepingSettings = HousekeepingSettings()
+    backup: BackupSettings = BackupSettings()
     testnet: TestnetSettings = TestnetSettings()
     services: ServiceSettings = ServiceSettings()
 
@@ -475,6 +488,11 @@ class Settings(BaseSettings):
     def warehouse_path(self) -> Path:
         """The DuckDB file."""
         return self.home / "warehouse.duckdb"
+
+    @property
+    def backup_folder(self) -> Path:
+        """Where archives are put that are not told otherwise."""
+        return self.backup.folder or self.home / "backups"
 
     @property
     def modes(self) -> dict[str, Mode]:

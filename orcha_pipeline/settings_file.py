@@ -71,6 +71,11 @@ def load_settings(
     return _with_absolute_paths(settings, Path.cwd() if file is None else file.parent)
 
 
+def settings_path(config: Path | None = None, environ: Mapping[str, str] | None = None) -> Path | None:
+    """The file that `load_settings` reads with the same arguments, None where there is none. Raises `SettingsError`."""
+    return _config_file(config, os.environ if environ is None else environ)
+
+
 def write_example(path: Path) -> None:
     """Write the commented `orcha.toml`. Raises `SettingsError` if something is there already or it cannot be written.
 
@@ -269,4 +274,7 @@ def _with_absolute_paths(settings: Settings, folder: Path) -> Settings:
 
     testnet = settings.testnet
     files = {name: path and absolute(path) for name, path in (("world", testnet.world), ("prices", testnet.prices))}
-    return settings.model_copy(update={"home": absolute(settings.home), "testnet": testnet.model_copy(update=files)})
+    backup = settings.backup.model_copy(update={"folder": settings.backup.folder and absolute(settings.backup.folder)})
+    return settings.model_copy(
+        update={"home": absolute(settings.home), "testnet": testnet.model_copy(update=files), "backup": backup}
+    )

@@ -23,6 +23,7 @@ from orcha_pipeline.model import RESOURCES, Resources
 from orcha_pipeline.settings import (
     HostScheduleSettings,
     HostSettings,
+    HousekeepingSettings,
     LimitSettings,
     NodeScheduleSettings,
     NodeSettings,
@@ -297,6 +298,7 @@ def contradictions(settings: Settings) -> list[Problem]:
         *_not_an_address(("prices", "defillama_url"), settings.prices.defillama_url, ("http", "https")),
         *_not_an_address(("prices", "coinbase_url"), settings.prices.coinbase_url, ("http", "https")),
         *_no_cron(settings.cycle_cron),
+        *_kept_too_short(settings.housekeeping),
     ]
     hosts = {host.name: host for host in settings.hosts}
     for index, host in enumerate(settings.hosts):
@@ -337,6 +339,15 @@ def _no_cron(expression: str) -> Iterator[Problem]:
         yield Problem(
             ("cycle_cron",),
             f'cycle_cron is "{expression}"; it must be a cron expression of five fields, such as "*/15 * * * *"',
+        )
+
+
+def _kept_too_short(kept: HousekeepingSettings) -> Iterator[Problem]:
+    if kept.raw_days > kept.kept_days:
+        yield Problem(
+            ("housekeeping", "kept_days"),
+            f"housekeeping.kept_days is {kept.kept_days}, less than its raw_days {kept.raw_days}; "
+            "raise the one or lower the other",
         )
 
 

@@ -6,7 +6,9 @@ from typing import Any
 import dagster as dg
 
 from orcha_pipeline.assets.application import ALLOCATION_APPLICATION
+from orcha_pipeline.assets.backup import BACKUP
 from orcha_pipeline.assets.earnings import EARNINGS_HOURLY, FEATURES
+from orcha_pipeline.assets.housekeeping import HOUSEKEEPING
 from orcha_pipeline.assets.ingest import PRICES, fact_keys
 from orcha_pipeline.assets.models import model_keys
 
@@ -23,10 +25,11 @@ def build_jobs(protocols: Sequence[str]) -> list[Any]:  # Dagster does not expor
     past = [*[key for key in fact_keys(protocols) if key.path[-1] == "earnings"], PRICES]
     models = dg.AssetSelection.assets(*model_keys(protocols))
     application = dg.AssetSelection.assets(ALLOCATION_APPLICATION)
+    upkeep = dg.AssetSelection.assets(BACKUP, HOUSEKEEPING)
     return [
         dg.define_asset_job(
             CYCLE,
-            selection=dg.AssetSelection.all() - models - application,
+            selection=dg.AssetSelection.all() - models - application - upkeep,
             description="Every 15 minutes: read, value, forecast, look for anomalies, plan, decide, measure outcomes.",
             executor_def=dg.in_process_executor,
             tags={"orcha/cycle": "true", "dagster/max_runtime": "840", "dagster/priority": "5"},

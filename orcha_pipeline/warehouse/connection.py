@@ -4,9 +4,8 @@ DuckDB locks its file for one process. Every use here is short, and a process th
 turn with jitter, so no run fails because a reader has the file open, nor the other way round.
 """
 
-import re
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -15,23 +14,32 @@ import duckdb
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from orcha_pipeline.errors import WarehouseError
+from orcha_pipeline.warehouse.troubles import is_taken, told
 
 LOCK_TIMEOUT_SECONDS = 60.0
-
-
-def _is_taken(error: BaseException) -> bool:
-    """Tell a file that is in use now from one that will never open."""
-    text = str(error)
-    return (isinstance(error, duckdb.IOException) and "lock on file" in text) or (
-        # The same process has it open with other options (a reader beside a writer).
-        isinstance(error, duckdb.ConnectionException) and "different configuration" in text
-    )
 
 
 def _scripts() -> list[Traversable]:
     """The numbered migrations, in their order."""
     found = resources.files(f"{__package__}.migrations").iterdir()
     return sorted((item for item in found if item.name.endswith(".sql")), key=lambda item: item.name)
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:  # not there, or out of reach: DuckDB says what is wrong
+        return None
+
+
+def _connect(path: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+    """Open the file. One that was replaced by a compact copy before its lock was taken is opened anew."""
+    while True:
+        before = _inode(path)
+        connection = duckdb.connect(str(path), read_only=read_only)
+        if before is None or _inode(path) == before:
+            return connection
+        connection.close()
 
 
 class Warehouse:
@@ -45,24 +53,21 @@ class Warehouse:
         if read_only and not self.path.exists():
             raise WarehouseError(f"There is no warehouse at {self.path}. Start Orcha once with `orcha up`.")
         waiting = Retrying(
-            retry=retry_if_exception(_is_taken),
+            retry=retry_if_exception(is_taken),
             wait=wait_random(0.005, 0.08),
             stop=stop_after_delay(self._lock_timeout_seconds),
             reraise=True,
         )
         try:
-            connection = waiting(duckdb.connect, str(self.path), read_only=read_only)
+            connection = waiting(_connect, self.path, read_only=read_only)
         except duckdb.Error as error:
-            if _is_taken(error):
-                holder = re.search(r"held in (.*?)\(PID (\d+)\)", str(error))
-                who = f" by process {holder.group(2)}" if holder else ""
-                raise WarehouseError(
-                    f"The warehouse {self.path} has been in use{who} for {self._lock_timeout_seconds:.0f} s. "
-                    "Close the program that has it open (a DuckDB shell, a notebook) and try again."
-                ) from error
-            raise WarehouseError(f"The warehouse {self.path} cannot be opened: {error}") from error
+            trouble = self._trouble(error) or f"The warehouse {self.path} cannot be opened: {error}"
+            raise WarehouseError(trouble) from error
         connection.execute("SET TimeZone = 'UTC'")
         return connection
+
+    def _trouble(self, error: duckdb.Error) -> str:
+        return told(self.path, error, waited_seconds=self._lock_timeout_seconds)
 
     @contextmanager
     def read(self) -> Generator[duckdb.DuckDBPyConnection]:
@@ -90,16 +95,24 @@ class Warehouse:
 
     @contextmanager
     def write(self) -> Generator[duckdb.DuckDBPyConnection]:
-        """A connection inside one transaction: committed when the body ends, rolled back when it raises."""
+        """A connection inside one transaction: committed when the body ends, rolled back when it raises.
+
+        Raises `WarehouseError` where the file cannot be written: a full disk, a right that is missing.
+        """
         connection = self._open(read_only=False)
         try:
             connection.begin()
             try:
                 yield connection
             except BaseException:
-                connection.rollback()
+                with suppress(duckdb.Error):  # closing rolls back as well: the body's error is the one to tell
+                    connection.rollback()
                 raise
             connection.commit()
+        except duckdb.Error as error:
+            if trouble := self._trouble(error):
+                raise WarehouseError(trouble) from error
+            raise
         finally:
             connection.close()
 

@@ -1,0 +1,32 @@
+"""The nightly backup: its job and its schedule."""
+
+from typing import Any
+
+import dagster as dg
+
+from orcha_pipeline.assets.backup import BACKUP
+
+BACKUP_JOB = "nightly_backup"
+
+
+def build_backup_job() -> Any:  # Dagster does not export the type of an asset job
+    """The job. Cycles go before it, and run beside it."""
+    return dg.define_asset_job(
+        BACKUP_JOB,
+        selection=dg.AssetSelection.assets(BACKUP),
+        description="An archive of warehouse, models and settings, read back; then those go that are too many.",
+        executor_def=dg.in_process_executor,
+        tags={"dagster/max_runtime": "3600", "dagster/priority": "-5"},
+    )
+
+
+def build_backup_schedule(*, nightly: bool) -> dg.ScheduleDefinition:
+    """The schedule, on by default where `nightly` is."""
+    return dg.ScheduleDefinition(
+        name="nightly_archive",
+        job_name=BACKUP_JOB,
+        cron_schedule="0 3 * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING if nightly else dg.DefaultScheduleStatus.STOPPED,
+        description="03:00 UTC: a backup, after housekeeping.",
+    )

@@ -1,0 +1,1 @@
+"""Backups: everything an installation cannot get back otherwise, in one archive, and the way back from it."""

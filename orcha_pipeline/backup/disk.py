@@ -1,0 +1,61 @@
+"""Folders of unfinished work, names that are on the disk, and what a full disk says."""
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+MIB = 2**20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error of the system, of DuckDB or of SQLite says that there is no room left."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    return any(words in str(error) for words in ("disk is full", "No space left", "Disk quota", "File too large"))
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def scratch_folder(parent: Path, prefix: str) -> Generator[Path]:
+    """A new folder in `parent`, its owner's alone, gone at the end.
+
+    Folders of the same prefix whose process was killed are removed first: the system has freed their locks.
+    """
+    for left in parent.glob(f"{prefix}*"):
+        _remove_left(left)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def _remove_left(folder: Path) -> None:
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(handle)

@@ -67,6 +67,18 @@ query Clockwork($repository: RepositorySelector!) {
   }
 }
 """
+_HEARTBEATS = """
+query Heartbeats {
+  instance { daemonHealth { allDaemonStatuses { daemonType required lastHeartbeatTime } } }
+}
+"""
+_LAST_RUN = """
+query LastRun($job: String!) {
+  runsOrError(filter: {pipelineName: $job, statuses: [SUCCESS, FAILURE]}, limit: 1) {
+    ... on Runs { results { startTime endTime } }
+  }
+}
+"""
 LOCATION_NAME = "orcha"
 REPOSITORY_NAME = "__repository__"
 ENDED = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
@@ -87,11 +99,25 @@ def prepare_instance(dagster_home: Path) -> None:
         instance.all_instigator_state()
 
 
+def code_server_answers(port: int) -> bool:
+    """Whether the code server on 127.0.0.1:`port` answers, and the process behind it that holds the project."""
+    from dagster._core.errors import DagsterUserCodeUnreachableError
+    from dagster._grpc.client import DagsterGrpcClient
+
+    try:
+        # Passed on to the process with the project: gRPC's own health check is answered by the one before it alone.
+        DagsterGrpcClient(host="127.0.0.1", port=port).get_server_id(timeout=10)
+    except DagsterUserCodeUnreachableError:
+        return False
+    return True
+
+
 class DagsterApi:
     """The webserver at `url`."""
 
     def __init__(self, url: str, *, timeout: float = 60.0) -> None:
-        self._client = httpx.Client(base_url=url, timeout=timeout)
+        # On this machine: a proxy that the environment names is not asked for the way there.
+        self._client = httpx.Client(base_url=url, timeout=timeout, trust_env=False)
 
     def close(self) -> None:
         """Close the connection."""
@@ -158,6 +184,18 @@ class DagsterApi:
             at = datetime.fromtimestamp(float(tick["timestamp"]), UTC) if tick else None
             told.append((name, state["status"] == "RUNNING", at, str(tick["status"]).lower() if tick else None))
         return told
+
+    def heartbeats(self) -> dict[str, float | None]:
+        """Daemon -> when it last beat (seconds since 1970; None: never), of those that must run."""
+        found: list[dict[str, Any]] = self._ask(_HEARTBEATS)["instance"]["daemonHealth"]["allDaemonStatuses"]
+        return {each["daemonType"]: each["lastHeartbeatTime"] for each in found if each["required"]}
+
+    def last_run_seconds(self, job: str) -> float | None:
+        """How long the last run of `job` took that ended, well or not; None before the first."""
+        runs: list[dict[str, Any]] = self._ask(_LAST_RUN, {"job": job})["runsOrError"].get("results", [])
+        if not runs or runs[0]["startTime"] is None or runs[0]["endTime"] is None:
+            return None
+        return float(runs[0]["endTime"]) - float(runs[0]["startTime"])
 
     def run_status(self, run_id: str) -> str:
         """The run's status now. Asks for no more: steps and events of a long run take seconds to collect."""

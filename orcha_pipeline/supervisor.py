@@ -1,23 +1,24 @@
 """Keeps a set of services running as children of this process: start, readiness, restart, and an end without orphans.
 
-Each service runs under a `guardian`, which also cleans up when this process is killed. Also here: the lock that makes
-an installation single, and the check that a port is free.
+A service that dies is started again, and so is one that hangs (`liveness` tells). Each runs under a `guardian`, which
+also cleans up when this process is killed. Also here: the lock that makes an installation single, and the check that a
+port is free.
 """
 
 import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
@@ -25,9 +26,10 @@ from typing import Self
 import psutil
 
 from orcha_pipeline.errors import SupervisionError
+from orcha_pipeline.liveness import AliveCheck, AliveWatch, SeenTime
 
 LOG_LIMIT_BYTES = 5_000_000
-"""A log larger than this at a start is moved to NAME.1, in place of an older one."""
+"""What a log larger than this holds is moved to NAME.1, in place of what an older one held."""
 LOG_LINES_SHOWN = 15
 POLL_SECONDS = 0.1
 STOP_SECONDS = 10.0
@@ -38,7 +40,10 @@ GRACE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A command to keep running. `env` is its whole environment; `ready` tells, without raising, whether it serves."""
+    """A command to keep running. `env` is its whole environment; `ready` tells, without raising, whether it serves.
+
+    Without `alive` it is watched for its death alone.
+    """
 
     name: str
     command: Sequence[str]
@@ -47,24 +52,36 @@ class Service:
     log_path: Path
     ready: Callable[[], bool]
     start_timeout: float = 60.0
+    alive: AliveCheck | None = None
     stop_signal: signal.Signals = signal.SIGTERM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartPolicy:
-    """A dead service starts again after `first_delay`, doubled each time up to `longest_delay` (seconds).
+    """When a service that failed starts again: after `first_delay`, doubled each time up to `longest_delay` (seconds).
 
-    With more than `limit` deaths within `window` seconds it is given up.
+    It is never given up, for the others may do without it meanwhile. One that was up for `steady` seconds begins anew.
     """
 
     first_delay: float = 1.0
-    longest_delay: float = 30.0
-    limit: int = 5
-    window: float = 300.0
+    longest_delay: float = 300.0
+    steady: float = 300.0
 
-    def delay(self, deaths: int) -> float:
-        """Seconds to wait after the given number of deaths within the window."""
-        return min(self.longest_delay, self.first_delay * 2.0 ** (deaths - 1))
+    def delay(self, failures: int) -> float:
+        """Seconds to wait after the given number of failures in a row."""
+        doublings = min(failures - 1, 32)  # of a failure a minute, for weeks, no float has room
+        return min(self.longest_delay, self.first_delay * 2.0**doublings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceState:
+    """How a service does. `why` is its last fault, empty before the first; `retry_in` seconds, None while it runs."""
+
+    name: str
+    is_up: bool
+    restarts: int
+    why: str
+    retry_in: float | None
 
 
 class Supervisor:
@@ -77,6 +94,8 @@ class Supervisor:
     def __init__(self, restarts: RestartPolicy | None = None) -> None:
         self._restarts = restarts or RestartPolicy()
         self._children: list[_Child] = []
+        self._time = SeenTime()
+        self._turned_at: float | None = None
         self._handlers: dict[signal.Signals, _Handler] = {}
 
     def __enter__(self) -> Self:
@@ -98,6 +117,14 @@ class Supervisor:
         """The services, in the order they were started."""
         return tuple(child.service.name for child in self._children)
 
+    def states(self) -> tuple[ServiceState, ...]:
+        """How each service does. May be asked from any thread."""
+        return tuple(child.state(self._time.seconds) for child in self._children)
+
+    def idle_seconds(self) -> float | None:
+        """How long ago the watch last looked after a service; None while it has not begun. From any thread."""
+        return None if self._turned_at is None else time.monotonic() - self._turned_at
+
     def start(self, services: Sequence[Service], on_ready: Callable[[str], None] | None = None) -> None:
         """Start all, then wait until each is ready; `on_ready` gets each name as it comes up.
 
@@ -106,11 +133,11 @@ class Supervisor:
         started = [_Child(service) for service in services]
         for child in started:
             self._children.append(child)
-            child.spawn()
+            child.spawn(self._time())
         waiting = started
         while waiting:
             for child in waiting:
-                if fault := child.fault():
+                if fault := child.fault(self._time()):
                     raise SupervisionError(f"{child.service.name} {fault}.{child.last_lines()}")
                 if child.is_ready and on_ready is not None:
                     on_ready(child.service.name)
@@ -123,34 +150,30 @@ class Supervisor:
         on_restart: Callable[[str, str], None] | None = None,
         until: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Restart what dies until `until()` holds; `on_restart` gets its name and why.
-
-        Raises `SupervisionError` for a service that keeps dying.
-        """
+        """Restart what dies or hangs until `until()` holds; `on_restart` gets its name and why."""
         while not until():
             for child in self._children:
                 self._look_after(child, on_restart)
+                child.limit_log()
             time.sleep(POLL_SECONDS)
 
     def _look_after(self, child: "_Child", on_restart: Callable[[str, str], None] | None) -> None:
-        now = time.monotonic()
+        now = self._time()
+        self._turned_at = time.monotonic()
         if child.restart_at is None:
-            if fault := child.fault():
+            if fault := child.fault(now):
                 child.end()
-                child.why = fault
-                child.deaths.append(now)
-                while now - child.deaths[0] > self._restarts.window:
-                    child.deaths.popleft()
-                if len(child.deaths) > self._restarts.limit:
-                    raise SupervisionError(
-                        f"{child.service.name} was started {len(child.deaths)} times within "
-                        f"{self._restarts.window:.0f} s and keeps failing: it {fault}.{child.last_lines()}"
-                    )
-                child.restart_at = now + self._restarts.delay(len(child.deaths))
+                child.failed(fault, now, self._restarts)
         elif now >= child.restart_at:
-            child.spawn()
+            why = child.why
+            try:
+                child.spawn(now)
+            except SupervisionError as error:  # a full disk, say, which may have room again later
+                child.failed(str(error).removeprefix(f"{child.service.name} "), now, self._restarts)
+                return
+            child.restarts += 1
             if on_restart is not None:
-                on_restart(child.service.name, child.why)
+                on_restart(child.service.name, why)
 
     def stop(self) -> None:
         """End all services and every process that came of them, within `STOP_SECONDS`."""
@@ -187,20 +210,21 @@ class _Child:
     is_ready: bool = False
     restart_at: float | None = None
     why: str = ""
-    deaths: deque[float] = field(default_factory=deque[float])
+    restarts: int = 0
+    _failures: int = 0
+    _watch: AliveWatch | None = None
     _process: subprocess.Popen[bytes] | None = None
     _started_at: float = 0.0
     _log_start: int = 0
 
-    def spawn(self) -> None:
+    def spawn(self, now: float) -> None:
         service = self.service
         guardian = [sys.executable, "-P", "-m", "orcha_pipeline.guardian"]
         terms = [str(os.getpid()), str(GRACE_SECONDS), str(int(service.stop_signal))]
-        self.restart_at, self.is_ready, self._started_at = None, False, time.monotonic()
+        self.restart_at, self.is_ready, self._started_at, self._watch = None, False, now, None
         try:
             service.log_path.parent.mkdir(parents=True, exist_ok=True)
-            if service.log_path.exists() and service.log_path.stat().st_size > LOG_LIMIT_BYTES:
-                service.log_path.replace(service.log_path.with_name(f"{service.log_path.name}.1"))
+            self.limit_log()
             with service.log_path.open("ab") as log:
                 self._log_start = log.tell()
                 self._process = subprocess.Popen(
@@ -215,10 +239,38 @@ class _Child:
         except OSError as error:
             raise SupervisionError(f"{service.name} cannot be started: {error}") from error
 
+    def limit_log(self) -> None:
+        """Empty the log where it is too large, and keep what it held: the service writes on at its end.
+
+        A line that is written in that moment may be lost. Without room for what it held that is lost, but not the disk.
+        """
+        path = self.service.log_path
+        older = path.with_name(f"{path.name}.1")
+        with suppress(OSError):  # a log that cannot be written is told of where the service is started
+            if path.stat().st_size <= LOG_LIMIT_BYTES:
+                return
+            older.unlink(missing_ok=True)
+            try:
+                shutil.copyfile(path, older)
+            except OSError:
+                older.unlink(missing_ok=True)
+            os.truncate(path, 0)
+            self._log_start = 0
+
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def fault(self) -> str:
+    def state(self, now: float) -> ServiceState:
+        restart_at = self.restart_at
+        return ServiceState(
+            name=self.service.name,
+            is_up=self.is_ready and restart_at is None,
+            restarts=self.restarts,
+            why=self.why,
+            retry_in=None if restart_at is None else max(0.0, restart_at - now),
+        )
+
+    def fault(self, now: float) -> str:
         """Why the service must be started again; empty while all is well."""
         if self._process is None:
             return "was not started"
@@ -226,10 +278,24 @@ class _Child:
         if status is not None:
             return _ending(status)
         if not self.is_ready:
-            self.is_ready = self.service.ready()
-            if not self.is_ready and time.monotonic() - self._started_at > self.service.start_timeout:
-                return f"was not ready within {self.service.start_timeout:g} s"
+            return self._not_ready(now)
+        if self._watch is not None and (silent := self._watch.silence(now)):
+            return f"did not answer for {silent:.0f} s"
         return ""
+
+    def _not_ready(self, now: float) -> str:
+        if self.service.ready():
+            self.is_ready = True
+            self._watch = None if self.service.alive is None else AliveWatch(self.service.alive, now)
+        elif now - self._started_at > self.service.start_timeout:
+            return f"was not ready within {self.service.start_timeout:g} s"
+        return ""
+
+    def failed(self, why: str, now: float, policy: RestartPolicy) -> None:
+        """Keep why, and when to start again."""
+        steady = self.is_ready and now - self._started_at >= policy.steady
+        self._failures = 1 if steady else self._failures + 1
+        self.why, self.restart_at = why, now + policy.delay(self._failures)
 
     def ask_to_stop(self) -> None:
         """The first time: end in good order. The second time: at once."""

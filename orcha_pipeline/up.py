@@ -17,14 +17,19 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from orcha_pipeline.allocation.recovery import recover
-from orcha_pipeline.dagster_api import ENDED, DagsterApi, partition_key, prepare_instance
+from orcha_pipeline.dagster_api import ENDED, DagsterApi, code_server_answers, partition_key, prepare_instance
+from orcha_pipeline.dagster_history import databases
 from orcha_pipeline.decision_view import print_latest
 from orcha_pipeline.errors import SupervisionError
+from orcha_pipeline.health import HealthPage, serve
 from orcha_pipeline.ingest import open_adapters
 from orcha_pipeline.installation import Installation, SteppedClock
+from orcha_pipeline.liveness import AliveCheck, Pulse
+from orcha_pipeline.lookout import Lookout, look
 from orcha_pipeline.model import HOUR, hour_of
 from orcha_pipeline.permission_commands import pause_line
 from orcha_pipeline.settings import MLFLOW_VIEW
+from orcha_pipeline.sqlite_files import make_shrinkable
 from orcha_pipeline.supervisor import Service, Supervisor, instance_lock, require_free_port
 from orcha_pipeline.warehouse import decisions
 from orcha_pipeline.warehouse.connection import Warehouse
@@ -34,6 +39,10 @@ PROJECT = Path(__file__).resolve().parents[1]
 """The folder with dagster.yaml, workspace.yaml and mlflow/."""
 POLL_SECONDS = 1.0
 APPLY_TIMEOUT = timedelta(minutes=10)
+HANG_SECONDS = 90.0
+"""A service that answers nothing for so long hangs; a training that takes all cores is no hang."""
+PULSE_SECONDS = 300.0
+"""The daemon's heartbeats come every 30 s, later while it waits for a code server that is away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,7 @@ class Addresses:
     dagster: str
     mlflow: str
     testnet: str
+    health: str
 
 
 def _addresses(installation: Installation) -> Addresses:
@@ -51,17 +61,33 @@ def _addresses(installation: Installation) -> Addresses:
         dagster=f"http://127.0.0.1:{services.dagster_port}",
         mlflow=f"http://127.0.0.1:{services.mlflow_port}",
         testnet=f"http://127.0.0.1:{testnet.port}",
+        health=f"http://127.0.0.1:{services.health_port}",
     )
 
 
-def _answers(url: str) -> Callable[[], bool]:
-    def ready() -> bool:
+def _answers(url: str, timeout: float = 2.0) -> Callable[[], bool]:
+    def answers() -> bool:
         try:
-            return httpx.get(url, timeout=2.0).is_success
+            return httpx.get(url, timeout=timeout, trust_env=False).is_success
         except httpx.HTTPError:
             return False
 
-    return ready
+    return answers
+
+
+def _alive(answers: Callable[[], bool]) -> AliveCheck:
+    return AliveCheck(answers=answers, limit=HANG_SECONDS)
+
+
+def _heartbeats(url: str) -> Callable[[], dict[str, float | None]]:
+    def beats() -> dict[str, float | None]:
+        api = DagsterApi(url, timeout=10.0)
+        try:
+            return api.heartbeats()
+        finally:
+            api.close()
+
+    return beats
 
 
 def _project_file(name: str) -> Path:
@@ -79,6 +105,7 @@ def _check_ports(installation: Installation) -> None:
     require_free_port(services.dagster_port, "the Dagster webserver", "services.dagster_port")
     require_free_port(services.code_server_port, "the Dagster code server", "services.code_server_port")
     require_free_port(services.mlflow_port, "the MLflow server", "services.mlflow_port")
+    require_free_port(services.health_port, "the health page", "services.health_port")
     if installation.simulated:
         require_free_port(installation.settings.testnet.port, "the testnet", "testnet.port")
 
@@ -93,6 +120,8 @@ def services_of(installation: Installation, config: Path | None, started_at: dat
         folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(_project_file("dagster.yaml"), dagster_home / "dagster.yaml")
     prepare_instance(dagster_home)
+    for file in databases(dagster_home):  # now, while no service has them open
+        make_shrinkable(file)
     workspace = str(_project_file("workspace.yaml"))
     env = {
         **os.environ,
@@ -109,7 +138,9 @@ def services_of(installation: Installation, config: Path | None, started_at: dat
         "PYTHONUNBUFFERED": "1",
     }
 
-    def service(name: str, command: list[str], ready: Callable[[], bool], start_timeout: float = 120.0) -> Service:
+    def service(
+        name: str, command: list[str], ready: Callable[[], bool], alive: AliveCheck, start_timeout: float = 120.0
+    ) -> Service:
         return Service(
             name=name,
             command=command,
@@ -117,6 +148,7 @@ def services_of(installation: Installation, config: Path | None, started_at: dat
             cwd=Path.cwd(),
             log_path=logs / f"{name}.log",
             ready=ready,
+            alive=alive,
             start_timeout=start_timeout,
         )
 
@@ -129,6 +161,7 @@ def services_of(installation: Installation, config: Path | None, started_at: dat
                 *("-h", "127.0.0.1", "-p", str(settings.services.code_server_port)),
             ],
             _port_open(settings.services.code_server_port),
+            _alive(lambda: code_server_answers(settings.services.code_server_port)),
         ),
         service(
             "webserver",
@@ -137,10 +170,22 @@ def services_of(installation: Installation, config: Path | None, started_at: dat
                 *("-w", workspace, "-h", "127.0.0.1", "-p", str(settings.services.dagster_port)),
             ],
             _answers(f"{where.dagster}/server_info"),
+            _alive(_answers(f"{where.dagster}/server_info", 10.0)),
         ),
-        service("daemon", [str(binaries / "dagster-daemon"), "run", "-w", workspace], lambda: True),
+        service(
+            "daemon",
+            [str(binaries / "dagster-daemon"), "run", "-w", workspace],
+            lambda: True,
+            AliveCheck(answers=Pulse(_heartbeats(where.dagster)), every=15.0, limit=PULSE_SECONDS),
+        ),
     ]
-    mlflow = service("mlflow", ["sh", str(_project_file("mlflow/serve.sh"))], _answers(f"{where.mlflow}/health"), 180.0)
+    mlflow = service(
+        "mlflow",
+        ["sh", str(_project_file("mlflow/serve.sh"))],
+        _answers(f"{where.mlflow}/health"),
+        _alive(_answers(f"{where.mlflow}/health", 10.0)),
+        180.0,
+    )
     return [*([_testnet(installation, service, started_at)] if installation.simulated else []), *dagster, mlflow]
 
 
@@ -154,7 +199,8 @@ def _testnet(installation: Installation, service: Callable[..., Service], starte
     for flag, path in (("--world", settings.testnet.world), ("--prices", settings.testnet.prices)):
         if path is not None:
             command += [flag, str(path.resolve())]
-    return service("testnet", command, _answers(f"{_addresses(installation).testnet}/testnet/health"))
+    health = f"{_addresses(installation).testnet}/testnet/health"
+    return service("testnet", command, _answers(health), _alive(_answers(health, 10.0)))
 
 
 def _port_open(port: int) -> Callable[[], bool]:
@@ -294,7 +340,11 @@ def up(installation: Installation, console: Console, *, config: Path | None, onc
         warehouse = installation.warehouse
         made = warehouse.migrate()
         console.print(f"[green]✓[/] Warehouse: {settings.warehouse_path}{' (new)' if made else ''}")
+        lookout = Lookout(lambda: look(installation))
+        stack.callback(lookout.close)
         supervisor = stack.enter_context(Supervisor())
+        page = HealthPage(lookout, services=supervisor.states, idle_seconds=supervisor.idle_seconds)
+        stack.enter_context(serve(page.app(), settings.services.health_port))
         with console.status("Starting the services") as status:
             supervisor.start(
                 services_of(installation, config, started_at),
@@ -327,6 +377,7 @@ def up(installation: Installation, console: Console, *, config: Path | None, onc
         print_latest(console, warehouse, installation)
         console.print(f"Dagster: [link]{where.dagster}[/]")
         console.print(f"MLflow: [link]{where.mlflow}/#/experiments?{MLFLOW_VIEW}[/]", soft_wrap=True)
+        console.print(f"Health: [link]{where.health}/health[/]")
         if once:
             return
         console.print(f"A cycle runs at [bold]{settings.cycle_cron}[/] (UTC). Ctrl-C ends everything.")

@@ -24,6 +24,7 @@ def test_help_lists_every_command(orcha):
         "resume",
         "unfreeze",
         "doctor",
+        "housekeeping",
         "status",
         "nodes",
         "prices",

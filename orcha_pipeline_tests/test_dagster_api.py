@@ -1,11 +1,12 @@
 import json
+import socket
 from collections.abc import Iterator
 
 import httpx
 import pytest
 import respx
 
-from orcha_pipeline.dagster_api import DagsterApi
+from orcha_pipeline.dagster_api import DagsterApi, code_server_answers
 from orcha_pipeline.errors import SupervisionError
 
 URL = "http://dagster.test"
@@ -148,3 +149,29 @@ def entry(name="orcha", status="LOADED", error=None):
 def test_whether_the_project_is_loaded(api, door, entries, told):
     door.return_value = data(workspaceOrError={"__typename": "Workspace", "locationEntries": entries})
     assert api.load_error() == told
+
+
+def test_the_heartbeats_of_the_daemons_that_must_run_are_told(api, door):
+    daemons = [
+        {"daemonType": "SCHEDULER", "required": True, "lastHeartbeatTime": 1700000000.5},
+        {"daemonType": "SENSOR", "required": True, "lastHeartbeatTime": None},
+        {"daemonType": "BACKFILL", "required": False, "lastHeartbeatTime": None},
+    ]
+    door.return_value = data(instance={"daemonHealth": {"allDaemonStatuses": daemons}})
+    assert api.heartbeats() == {"SCHEDULER": 1700000000.5, "SENSOR": None}
+
+
+@pytest.mark.parametrize(
+    ("runs", "seconds"),
+    [([], None), ([{"startTime": 100.0, "endTime": 104.5}], 4.5), ([{"startTime": None, "endTime": 104.5}], None)],
+)
+def test_how_long_the_last_run_took_is_told_where_it_began(api, door, runs, seconds):
+    door.return_value = data(runsOrError={"results": runs})
+    assert api.last_run_seconds("cycle") == seconds
+    assert asked(door) == {"job": "cycle"}
+
+
+def test_a_code_server_that_is_away_does_not_answer():
+    with socket.socket() as probe:  # bound, and nobody listens
+        probe.bind(("127.0.0.1", 0))
+        assert code_server_answers(probe.getsockname()[1]) is False

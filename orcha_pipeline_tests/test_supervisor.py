@@ -7,22 +7,25 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
 from orcha_pipeline import supervisor
 from orcha_pipeline.errors import SupervisionError
+from orcha_pipeline.liveness import AliveCheck
 from orcha_pipeline.supervisor import RestartPolicy, Service, Supervisor, instance_lock, require_free_port
 
 pytestmark = pytest.mark.integration
 
 PATIENCE = 20.0
-QUICK = RestartPolicy(first_delay=0.01, longest_delay=0.02, limit=2, window=60.0)
+QUICK = RestartPolicy(first_delay=0.01, longest_delay=0.02)
 
 # A family: the main process, a child that ignores SIGTERM, and one that left its session. Each writes its pid.
 FAMILY = """
@@ -185,19 +188,72 @@ def test_a_dead_service_is_started_again_and_the_reason_told(make, tmp_path, sho
     assert gone(second)
 
 
-def test_a_service_that_keeps_dying_is_given_up(make):
-    service = make("doomed", "print('again', flush=True); raise SystemExit(7)")
-    restarts: list[str] = []
-    expected = r"(?s)doomed was started 3 times within 60 s and keeps failing: it ended with exit status 7"
-    with pytest.raises(SupervisionError, match=expected), Supervisor(QUICK) as running:
+def test_a_service_that_keeps_dying_is_tried_again_and_told_and_the_others_go_on(make, tmp_path):
+    doomed = make("doomed", "raise SystemExit(7)")
+    steady = make("steady", "import time; time.sleep(300)")
+    restarts: list[tuple[str, str]] = []
+    with Supervisor(QUICK) as running:
+        running.start([doomed, steady])
+        running.watch(on_restart=lambda name, why: restarts.append((name, why)), until=lambda: len(restarts) >= 8)
+        states = {state.name: state for state in running.states()}
+    assert restarts == [("doomed", "ended with exit status 7")] * 8
+    assert (states["doomed"].restarts, states["doomed"].why) == (8, "ended with exit status 7")
+    assert (states["steady"].restarts, states["steady"].why, states["steady"].is_up) == (0, "", True)
+
+
+def test_a_service_that_waits_for_its_next_try_is_told_as_down(make):
+    service = make("doomed", "raise SystemExit(7)")
+    with Supervisor(RestartPolicy(first_delay=60.0)) as running:
         running.start([service])
-        running.watch(on_restart=lambda name, why: restarts.append(name))
-    assert restarts == ["doomed", "doomed"]
+        assert running.idle_seconds() is None
+        running.watch(until=lambda: not running.states()[0].is_up)
+        (state,) = running.states()
+        assert running.idle_seconds() < PATIENCE
+    assert state.restarts == 0
+    assert 50.0 < state.retry_in <= 60.0
 
 
-def test_the_delay_doubles_up_to_its_longest():
+def test_a_restart_that_the_system_refuses_is_tried_again(make, tmp_path):
+    service = make("unlucky", "raise SystemExit(7)")
+    with Supervisor(QUICK) as running:
+        running.start([service])
+        logs = service.log_path.parent
+        for file in logs.iterdir():
+            file.unlink()
+        logs.rmdir()
+        logs.write_text("in the way")
+        running.watch(until=lambda: "cannot be started" in running.states()[0].why)
+        logs.unlink()
+        restarts: list[str] = []
+        running.watch(on_restart=lambda name, why: restarts.append(why), until=lambda: bool(restarts))
+    assert restarts[0].startswith("cannot be started: ")
+
+
+def test_the_delay_doubles_up_to_its_longest_and_never_ends():
     policy = RestartPolicy(first_delay=1.0, longest_delay=30.0)
     assert [policy.delay(n) for n in range(1, 8)] == [1, 2, 4, 8, 16, 30, 30]
+    assert policy.delay(100_000) == 30
+
+
+@pytest.mark.parametrize(("steady", "delay"), [(0.0, 100.0), (60.0, 200.0)])
+def test_the_delay_begins_anew_after_a_steady_time(make, tmp_path, steady, delay):
+    service = make("phoenix", "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(300)")
+    policy = RestartPolicy(first_delay=100.0, longest_delay=1000.0, steady=steady)
+
+    def end_it(running: Supervisor) -> None:
+        wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "its pid")
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+        (tmp_path / "pid").unlink()
+        running.watch(until=lambda: running.states()[0].retry_in is not None)
+
+    with Supervisor(policy) as running:
+        running.start([service])
+        end_it(running)
+        assert 90.0 < running.states()[0].retry_in <= 100.0
+        running._children[0].restart_at = 0.0  # as if the delay had passed
+        running.watch(until=lambda: running.states()[0].is_up)
+        end_it(running)
+        assert delay - 10.0 < running.states()[0].retry_in <= delay
 
 
 def test_services_end_in_reverse_order_each_by_its_own_signal(make, tmp_path):
@@ -249,6 +305,87 @@ def test_a_killed_guardian_takes_its_group_with_it(make, tmp_path):
         wait_for(lambda: gone([service]), "the end of the killed guardian's service")
 
 
+# --- services that hang
+
+
+SERVER = """
+import http.server, os, sys
+class Here(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+server = http.server.HTTPServer(("127.0.0.1", 0), Here)
+with open("port.tmp", "w") as file:
+    file.write(f"{os.getpid()} {server.server_port}")
+os.rename("port.tmp", "port")
+server.serve_forever()
+"""
+
+
+def answers(folder: Path) -> bool:
+    try:
+        port = int((folder / "port").read_text().split()[1])
+        return httpx.get(f"http://127.0.0.1:{port}", timeout=0.2, trust_env=False).is_success
+    except (OSError, httpx.HTTPError):
+        return False
+
+
+@pytest.fixture
+def server(make, tmp_path) -> Service:
+    """A server that is asked often and taken to hang after half a second."""
+    alive = AliveCheck(answers=lambda: answers(tmp_path), every=0.05, limit=0.5)
+    return make("server", SERVER, ready=lambda: answers(tmp_path), alive=alive)
+
+
+def server_pid(folder: Path) -> int:
+    return int((folder / "port").read_text().split()[0])
+
+
+def test_a_stopped_service_is_ended_and_started_again(server, make, tmp_path, short_grace):
+    other = make("other", "import time; time.sleep(300)")
+    restarts: list[tuple[str, str]] = []
+    with Supervisor(QUICK) as running:
+        running.start([server, other])
+        first = psutil.Process(server_pid(tmp_path))
+        first.suspend()
+        running.watch(on_restart=lambda name, why: restarts.append((name, why)), until=lambda: bool(restarts))
+        assert gone([first])
+        running.watch(until=lambda: running.states()[0].is_up)
+        assert server_pid(tmp_path) != first.pid
+        assert running.states()[1].restarts == 0
+    assert [(name, re.sub(r"\d+", "N", why)) for name, why in restarts] == [("server", "did not answer for N s")]
+
+
+def test_a_check_that_hangs_holds_nobody_up(make, tmp_path, short_grace):
+    for_ever = threading.Event()
+    hanging = AliveCheck(answers=for_ever.wait, every=0.1, limit=60.0)
+    deaf = make("deaf", "import time; time.sleep(300)", alive=hanging)
+    dying = make("dying", "raise SystemExit(7)")
+    restarts: list[str] = []
+    with Supervisor(QUICK) as running:
+        running.start([deaf, dying])
+        asked = time.monotonic()
+        running.watch(
+            on_restart=lambda name, why: restarts.append(name),
+            until=lambda: len(restarts) >= 3 and time.monotonic() > asked + 0.5,
+        )
+    for_ever.set()
+    assert set(restarts) == {"dying"}
+
+
+def test_a_service_whose_check_never_returns_is_ended_and_started_again(make, short_grace):
+    for_ever = threading.Event()
+    deaf = make("deaf", "import time; time.sleep(300)", alive=AliveCheck(answers=for_ever.wait, every=0.05, limit=0.3))
+    restarts: list[str] = []
+    with Supervisor(QUICK) as running:
+        running.start([deaf])
+        running.watch(on_restart=lambda name, why: restarts.append(why), until=lambda: bool(restarts))
+    for_ever.set()
+    assert re.fullmatch(r"did not answer for \d+ s", restarts[0])
+
+
 def test_a_large_log_is_moved_aside_at_the_start(make, monkeypatch):
     monkeypatch.setattr(supervisor, "LOG_LIMIT_BYTES", 10)
     service = make("wordy", "import time; time.sleep(300)")
@@ -258,6 +395,42 @@ def test_a_large_log_is_moved_aside_at_the_start(make, monkeypatch):
         running.start([service])
     assert service.log_path.read_text() == ""
     assert service.log_path.with_name("wordy.log.1").read_text() == "more than ten bytes"
+
+
+def test_a_log_that_grows_too_large_is_emptied_while_its_service_writes_on(make, monkeypatch):
+    monkeypatch.setattr(supervisor, "LOG_LIMIT_BYTES", 5_000)
+    count = "import itertools, time\nfor i in itertools.count():\n    print(i, 'x' * 50, flush=True); time.sleep(0.002)"
+    service = make("chatty", count)
+    older = service.log_path.with_name("chatty.log.1")
+    largest: list[int] = []
+
+    def emptied_twice() -> bool:
+        largest.append(service.log_path.stat().st_size)
+        kept = older.read_text() if older.exists() else ""
+        return bool(kept) and not kept.startswith("0 ") and largest[-1] > 0
+
+    with Supervisor() as running:
+        running.start([service])
+        running.watch(until=emptied_twice)
+        assert running.states()[0].restarts == 0
+    assert max(largest) < 50_000
+    assert older.stat().st_size > 5_000
+    assert "\0" not in service.log_path.read_text()  # it goes on at the end of what there is now
+
+
+def test_a_log_that_cannot_be_kept_is_emptied_all_the_same(make, monkeypatch):
+    def full(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(supervisor.shutil, "copyfile", full)
+    monkeypatch.setattr(supervisor, "LOG_LIMIT_BYTES", 10)
+    service = make("wordy", "import time; time.sleep(300)")
+    service.log_path.parent.mkdir()
+    service.log_path.write_text("more than ten bytes")
+    with Supervisor() as running:
+        running.start([service])
+    assert service.log_path.read_text() == ""
+    assert not service.log_path.with_name("wordy.log.1").exists()
 
 
 # --- a whole supervising process
@@ -282,6 +455,62 @@ try:
 except KeyboardInterrupt:
     print("ended in order", flush=True)
 """
+
+
+WATCHED = """
+import os, signal, sys, threading
+from pathlib import Path
+import httpx
+from orcha_pipeline.liveness import AliveCheck
+from orcha_pipeline.supervisor import Service, Supervisor
+folder = Path(sys.argv[1])
+def answers():
+    try:
+        port = (folder / "port").read_text().split()[1]
+        return httpx.get(f"http://127.0.0.1:{port}", timeout=0.2, trust_env=False).is_success
+    except (OSError, httpx.HTTPError):
+        return False
+service = Service(name="server", command=[sys.executable, "-c", sys.argv[2]], env=dict(os.environ), cwd=folder,
+                  log_path=folder / "server.log", ready=answers,
+                  alive=AliveCheck(answers=answers, every=0.05, limit=6.0))
+turns = iter(range(10**9))
+def turned():
+    (folder / "turn").write_text(str(next(turns)))
+    return False
+with Supervisor() as running:
+    running.start([service])
+    running.watch(on_restart=lambda name, why: print(name, why, flush=True), until=turned)
+"""
+
+
+def test_a_tree_that_was_stopped_as_a_whole_goes_on_as_it_was(tmp_path):
+    def turn() -> int:
+        try:
+            return int((tmp_path / "turn").read_text())
+        except (OSError, ValueError):
+            return 0
+
+    with subprocess.Popen(
+        [sys.executable, "-c", WATCHED, str(tmp_path), SERVER], stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as process:
+        try:
+            wait_for(turn, "the watch")
+            tree = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+            pid = server_pid(tmp_path)
+            for each in reversed(tree):
+                each.suspend()
+            stopped_at = time.monotonic()
+            wait_for(lambda: time.monotonic() > stopped_at + 7.0, "longer to pass than a silence may last")
+            for each in reversed(tree):  # the watch first: it finds its service still silent
+                each.resume()
+            seen = turn()
+            wait_for(lambda: turn() > seen + 10, "the watch to go on")
+            assert server_pid(tmp_path) == pid
+            assert psutil.pid_exists(pid), (process.stdout.readline(), process.poll())
+        finally:
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=supervisor.STOP_SECONDS + 2)
+    assert output == "", (tmp_path / "server.log").read_text()
 
 
 @pytest.fixture

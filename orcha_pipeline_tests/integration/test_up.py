@@ -74,12 +74,14 @@ class Up:
     def __init__(self, folder: Path, ports: list[int]) -> None:
         self.folder = folder
         self.dagster, self.mlflow, self.testnet = (f"http://127.0.0.1:{port}" for port in ports[:3])
+        self.health = f"http://127.0.0.1:{ports[4]}"
         self.env = {
             **{key: value for key, value in os.environ.items() if not key.startswith(("ORCHA_", "DAGSTER_"))},
             "ORCHA_SERVICES__DAGSTER_PORT": str(ports[0]),
             "ORCHA_SERVICES__MLFLOW_PORT": str(ports[1]),
             "ORCHA_TESTNET__PORT": str(ports[2]),
             "ORCHA_SERVICES__CODE_SERVER_PORT": str(ports[3]),
+            "ORCHA_SERVICES__HEALTH_PORT": str(ports[4]),
             "ORCHA_TESTNET__HISTORY_DAYS": "4",
             "ORCHA_TESTNET__WORLD": str(steady_world(folder)),
             # The daemon's own schedule, only quicker than every quarter of an hour.
@@ -123,7 +125,7 @@ class Up:
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Up]:
-    running = Up(tmp_path, free_ports(4))
+    running = Up(tmp_path, free_ports(5))
     try:
         yield running
     finally:
@@ -192,6 +194,7 @@ def test_the_world_shifts_and_the_daemons_own_schedule_has_it_applied(up, monkey
     assert all(status == "done" and requested == read_back for _, status, requested, read_back in steps)
 
     looked = look_at_the_pages(up)
+    a_dead_service_shows_on_the_health_page_until_it_is_back(up, process)
 
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=15) == 0
@@ -234,6 +237,25 @@ def read_a_day(installation: Installation) -> None:
             clock.advance_to(begin + timedelta(hours=hours))
             ingest_now(installation, installation.warehouse, adapters, prices)
     prices.close()
+
+
+def a_dead_service_shows_on_the_health_page_until_it_is_back(up: Up, process: subprocess.Popen[str]) -> None:
+    def told() -> dict[str, Any]:
+        return httpx.get(f"{up.health}/health", timeout=10).json()
+
+    def mlflow() -> dict[str, Any]:
+        return next(service for service in told()["services"] if service["name"] == "mlflow")
+
+    assert told()["starting"] is False
+    assert "orcha_frozen_nodes 0.0" in httpx.get(f"{up.health}/metrics", timeout=10).text
+    assert mlflow()["restarts"] == 0
+    tree = psutil.Process(process.pid).children(recursive=True)
+    next(each for each in tree if "bin/mlflow server" in " ".join(each.cmdline())).kill()
+    wait_for("MLflow to be missed", lambda: not mlflow()["up"], process, up.log)
+    assert any("mlflow" in problem for problem in told()["problems"])
+    assert httpx.get(f"{up.health}/live", timeout=10).json()["live"] is True
+    wait_for("MLflow to be back", lambda: mlflow()["up"] and mlflow()["restarts"] == 1, process, up.log)
+    assert "mlflow was restarted: was ended by SIGKILL" in up.log.read_text()
 
 
 def look_at_the_pages(up: Up) -> bool:

@@ -27,7 +27,7 @@ ifneq ($(SYSTEM_CERTS),)
 export NODE_EXTRA_CA_CERTS ?= $(SYSTEM_CERTS)
 endif
 
-.PHONY: help setup run test test-peers bench-ingest bench-forecast bench-testnet bench-planner bench-faults lint clean
+.PHONY: help setup run test test-peers bench-ingest bench-forecast bench-testnet bench-planner bench-faults bench-real-faults bench-soak lint clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 19
@@ -39,7 +39,7 @@ run: $(STAMP) ## Start Orcha and watch over it until Ctrl-C (ARGS=--once leaves 
 	@exec $(BIN)/orcha up $(ARGS)
 
 test: $(STAMP) ## Run the tests (ARGS go to pytest)
-	@exec $(BIN)/pytest $(ARGS)
+	@exec $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-peers: $(STAMP) $(PEERS)/golem/.installed $(PEERS)/streamr/.installed ## Run the tests against the peers' own software (installs it into .peers)
 	@PEERS_HOME="$(CURDIR)/$(PEERS)" exec $(BIN)/pytest $(PEERS_FROM) $(ARGS)
@@ -55,6 +55,12 @@ bench-testnet: $(STAMP) ## Measure forecasts of the testnet's protocols against 
 
 bench-faults: $(STAMP) ## Apply decisions with faults, none of which may be lost, for minutes (ARGS="--runs 10000")
 	@exec $(BIN)/python -m orcha_pipeline_tests.bench.faults $(ARGS)
+
+bench-soak: $(STAMP) ## Play weeks of cycles on a virtual clock, with outages, for hours (ARGS="--days 30", ARGS="--real 5")
+	@exec $(BIN)/python -m orcha_pipeline_tests.bench.soak $(ARGS)
+
+bench-real-faults: $(STAMP) ## Apply decisions in processes that are killed, to nodes behind real HTTP, for minutes (ARGS="--runs 200")
+	@exec $(BIN)/python -m orcha_pipeline_tests.bench.real_faults $(ARGS)
 
 bench-planner: $(STAMP) ## Measure policies in worlds of every kind, and a fleet in one program, for minutes (ARGS="--seeds 30")
 	@exec $(BIN)/python -m orcha_pipeline_tests.bench.planner $(ARGS)

@@ -44,7 +44,7 @@ def build_checks() -> list[dg.AssetChecksDefinition]:
         installation = nodes.installation()
         now = installation.clock.now()
         with warehouse.warehouse.read() as connection:
-            states = decisions.node_states(connection, since=now - READINGS_COUNT_FOR)
+            states = decisions.node_states(connection, since=now - READINGS_COUNT_FOR, until=now)
         missing = sorted(set(installation.node_protocols()) - set(states))
         return _result(
             [
@@ -58,7 +58,7 @@ def build_checks() -> list[dg.AssetChecksDefinition]:
     def forecast_in_range(nodes: NodesResource, warehouse: WarehouseResource) -> dg.AssetCheckResult:
         now = nodes.installation().clock.now()
         with warehouse.warehouse.read() as connection:
-            issued = decisions.latest_forecasts(connection, since=now - READINGS_COUNT_FOR)
+            issued = decisions.latest_forecasts(connection, since=now - READINGS_COUNT_FOR, until=now)
         problems = [problem for item in issued.values() for problem in forecast_problems(item)]
         return _result(problems, f"{len(issued)} forecasts in range")
 

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from orcha_pipeline.assets.ingest import OWNERS, PRICES, fact_keys
+from orcha_pipeline.assets.partitions import latest_of
 from orcha_pipeline.model import HOUR, Window, hour_of, slot_of
 from orcha_pipeline.protocols.registry import make_adapter_anyhow
 from orcha_pipeline.resources import NodesResource, WarehouseResource
@@ -37,7 +38,7 @@ def build_earnings(protocols: Sequence[str]) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key=EARNINGS_HOURLY,
-        deps=[*[key for key in fact_keys(protocols) if key.path[-1] == "earnings"], PRICES],
+        deps=[*[latest_of(key) for key in fact_keys(protocols) if key.path[-1] == "earnings"], latest_of(PRICES)],
         group_name="earnings",
         kinds={"python", "duckdb"},
         owners=OWNERS,
@@ -77,7 +78,11 @@ def build_earnings(protocols: Sequence[str]) -> list[dg.AssetsDefinition]:
         key=FEATURES,
         deps=[
             EARNINGS_HOURLY,
-            *[key for key in fact_keys(protocols) if key.path[-1] in ("node_health", "allocations_observed")],
+            *[
+                latest_of(key)
+                for key in fact_keys(protocols)
+                if key.path[-1] in ("node_health", "allocations_observed")
+            ],
         ],
         group_name="earnings",
         kinds={"duckdb"},

@@ -42,6 +42,7 @@ def build_forecast(protocols: Sequence[str]) -> dg.AssetsDefinition:
         model_registry: ModelRegistryResource,
     ) -> dg.MaterializeResult[Any]:
         """Yield (USD per hour at full share) and native earnings, p10/p50/p90, of each node in the next 24 hours."""
+        from orcha_pipeline.forecasting.champion import former_champion
         from orcha_pipeline.forecasting.features import node_and_target, panel_of
         from orcha_pipeline.forecasting.serving import forecast as serve
 
@@ -50,6 +51,7 @@ def build_forecast(protocols: Sequence[str]) -> dg.AssetsDefinition:
         store = warehouse.warehouse
         with store.read() as connection:
             champions = decisions.champions(connection)
+            former = {protocol: former_champion(connection, row) for protocol, row in champions.items()}
             columns = feature_columns(connection, Window(hour_of(now) - HISTORY_READ, hour_of(now)))
         by_node = installation.node_protocols()
         panel = panel_of(columns, nodes=set(by_node))
@@ -61,6 +63,7 @@ def build_forecast(protocols: Sequence[str]) -> dg.AssetsDefinition:
                 issued_at=now,
                 model_dir=None if champion is None else model_registry.absolute(champion.path),
                 min_history_hours=installation.settings.forecast.min_history_hours,
+                earlier=[model_registry.absolute(row.path) for row in (former.get(protocol),) if row],
             )
         with store.write() as connection:
             rows = decisions.record_forecasts(connection, issued)

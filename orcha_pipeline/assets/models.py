@@ -1,5 +1,6 @@
 """One model a protocol, trained on its own nodes' history, versioned in MLflow."""
 
+import shutil
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -91,8 +92,11 @@ def _build_model(protocol: str) -> dg.AssetsDefinition:
                 dagster_run_id=context.run.run_id,
                 tags={"simulated": str(installation.simulated).lower()},
             )
-        except ModelError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
+        except (ModelError, OSError) as error:
+            # Nothing will ever refer to it, and a full disk needs the room.
+            shutil.rmtree(model_registry.absolute(folder), ignore_errors=True)
+            told = str(error) if isinstance(error, ModelError) else f"The model cannot be written: {error}"
+            raise dg.Failure(f"{told}. The champion stays as it is.", allow_retries=False) from error
         manifest = trained.manifest
         row = decisions.ModelRow(
             protocol=protocol,

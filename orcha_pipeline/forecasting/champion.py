@@ -10,7 +10,7 @@ from orcha_pipeline.forecasting.served_model import ServedModel, read_example
 from orcha_pipeline.installation import open_installation
 from orcha_pipeline.warehouse import decisions, forecast_rows
 from orcha_pipeline.warehouse.connection import Warehouse
-from orcha_pipeline.warehouse.decisions import ModelRow
+from orcha_pipeline.warehouse.decisions import Connection, ModelRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +67,22 @@ def rollback(place: Place, *, protocol: str, who: str, why: str) -> Move:
     """Make the champion before the present one champion again. Raises ModelError where there was none."""
     own = _versions(place.warehouse, protocol)
     with place.warehouse.read() as connection:
-        history = [move.version for move in forecast_rows.alias_history(connection, protocol) if move.alias == CHAMPION]
-    present = next((row.version for row in own if row.champion), None)
-    version = before_last(history, present)
+        version = _champion_before(connection, protocol, next((row.version for row in own if row.champion), None))
     if version is None:
         raise ModelError(f"{protocol} has had no other champion to go back to.")
     return promote(place, protocol=protocol, version=version, who=who, why=why)
+
+
+def former_champion(connection: Connection, champion: ModelRow) -> ModelRow | None:
+    """The version that was champion before this one, to answer while its files cannot be used; None: there was none."""
+    version = _champion_before(connection, champion.protocol, champion.version)
+    rows = (row for row in decisions.models(connection) if row.protocol == champion.protocol)
+    return next((row for row in rows if row.version == version), None)
+
+
+def _champion_before(connection: Connection, protocol: str, present: str | None) -> str | None:
+    moves = forecast_rows.alias_history(connection, protocol)
+    return before_last([move.version for move in moves if move.alias == CHAMPION], present)
 
 
 def check(warehouse: Warehouse, *, home: Path, protocol: str, version: str) -> int:

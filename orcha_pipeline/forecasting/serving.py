@@ -23,18 +23,24 @@ NAIVE_VERSION = "24h"
 
 
 def forecast(
-    panel: Sequence[HourlySeries], *, issued_at: datetime, model_dir: Path | None, min_history_hours: int
+    panel: Sequence[HourlySeries],
+    *,
+    issued_at: datetime,
+    model_dir: Path | None,
+    min_history_hours: int,
+    earlier: Sequence[Path] = (),
 ) -> list[YieldForecast]:
     """Quantiles of each series of `panel` for the 24 hours that begin with the one `issued_at` lies in.
 
     `panel` is as `features.panel_of` makes it; only hours before that of `issued_at` are looked at. A series the model
     cannot serve gets seasonal naive with a note saying why; one without any known hour gets no forecast. `model_dir`
-    is the folder of the protocol's champion, None if there is none.
+    is the folder of the protocol's champion, None if there is none; where it cannot be used, the first of `earlier`
+    that can be answers, with a note.
     """
     origin = to_hour(issued_at)
     past = [series.before(origin) for series in panel]
     past = [series for series in past if np.isfinite(series.values).any()]
-    served = _serve(past, model_dir, min_history_hours)
+    served = _serve(past, () if model_dir is None else (model_dir, *earlier), min_history_hours)
     result: list[YieldForecast] = []
     for series in past:
         if series.name in served.quantiles:
@@ -42,7 +48,7 @@ def forecast(
                 served.quantiles[series.name],
                 served.told[series.name],
                 served.version,
-                "",
+                served.note,
             )
         else:
             quantiles, model, version = fallback([series], HORIZON)[0], NAIVE, NAIVE_VERSION
@@ -85,11 +91,13 @@ class _Served:
     refused: Mapping[str, str]
     told: Mapping[str, str]
     version: str = ""
+    note: str = ""
+    """Why it is not the champion."""
 
 
-def _serve(past: Sequence[HourlySeries], model_dir: Path | None, least: int) -> _Served:
+def _serve(past: Sequence[HourlySeries], folders: Sequence[Path], least: int) -> _Served:
     names = [series.name for series in past]
-    if model_dir is None:
+    if not folders:
         return _Served({}, dict.fromkeys(names, "no model has become champion yet"), {})
     refused = {
         series.name: f"{known_hours(series)} known hours of history, {least} needed"
@@ -99,12 +107,18 @@ def _serve(past: Sequence[HourlySeries], model_dir: Path | None, least: int) -> 
     ready = [series for series in past if series.name not in refused]
     if not ready:
         return _Served({}, refused, {})
-    try:
-        model = ServedModel.open(model_dir)
-        answers = model.forecast(ready)
-        version = model.version
-    except ModelError as unusable:
-        return _Served({}, refused | dict.fromkeys((s.name for s in ready), str(unusable)), {})
+    problems: list[str] = []
+    for folder in folders:
+        try:
+            model = ServedModel.open(folder)
+            answers = model.forecast(ready)
+            version = model.version
+        except ModelError as unusable:
+            problems.append(str(unusable))
+        else:
+            break
+    else:
+        return _Served({}, refused | dict.fromkeys((s.name for s in ready), problems[0]), {})
     given = {s.name: answer for s, answer in zip(ready, answers, strict=True) if np.isfinite(answer).all()}
     silent = {s.name: "the model has no answer: too many of the last hours are unknown" for s in ready}
     return _Served(
@@ -112,4 +126,5 @@ def _serve(past: Sequence[HourlySeries], model_dir: Path | None, least: int) -> 
         refused | {name: why for name, why in silent.items() if name not in given},
         {name: model.told(name) for name in given},
         version,
+        f"{problems[0]}; the champion before it answers" if problems else "",
     )

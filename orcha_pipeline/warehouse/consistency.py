@@ -1,9 +1,10 @@
 """What must hold between the warehouse's rows, as queries that find where it does not."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
+from orcha_pipeline.earnings import EDGE_TOLERANCE
 from orcha_pipeline.warehouse.decisions import Connection
 from orcha_pipeline.warehouse.facts import naive
 
@@ -150,9 +151,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "hours do not overlap",
         "earnings of a node overlap in time, so that they count twice",
-        "SELECT node || ' ' || CAST(started_at AS VARCHAR) FROM (SELECT node, started_at, unit, "
+        "SELECT node || ' ' || CAST(started_at AS VARCHAR) FROM (SELECT node, started_at, unit, "  # noqa: S608 (our own text)
         "  max(ended_at) OVER (PARTITION BY node, unit ORDER BY started_at, ended_at "
-        "  ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before FROM earnings_hourly) WHERE started_at < before",
+        "  ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before FROM earnings_hourly "
+        # Inside a stretch too coarse for hours the hours are there, without an amount.
+        "  WHERE coalesce(gross, held, net, doubtful) IS NOT NULL) "
+        # A coarse stretch ends with a reading, and one this close to the full hour counts as read at it.
+        f"WHERE started_at < before - INTERVAL {EDGE_TOLERANCE // timedelta(seconds=1)} SECOND",
     ),
     _orphans("applications", "decision_id", "decisions"),
     _orphans("application_steps", "application_id", "applications"),

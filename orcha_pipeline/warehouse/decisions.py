@@ -249,14 +249,17 @@ def record_forecasts(connection: Connection, forecasts: Sequence[YieldForecast])
     )
 
 
-def latest_forecasts(connection: Connection, *, since: datetime) -> dict[str, YieldForecast]:
-    """Node -> the latest forecast of its yield issued at `since` or later."""
+def latest_forecasts(
+    connection: Connection, *, since: datetime, until: datetime | None = None
+) -> dict[str, YieldForecast]:
+    """Node -> the latest forecast of its yield issued at `since` or later, by `until` where that is given."""
     rows = records(
         connection,
         "SELECT f.* FROM forecasts f JOIN (SELECT node, max(issued_at) AS issued_at FROM forecasts "
-        "WHERE issued_at >= $since AND target = $target GROUP BY node) l USING (node, issued_at) "
+        "WHERE issued_at >= $since AND issued_at <= coalesce($until, issued_at) AND target = $target GROUP BY node) l "
+        "USING (node, issued_at) "
         "WHERE f.target = $target ORDER BY node, hour",
-        {"since": naive(since), "target": YIELD_USD},
+        {"since": naive(since), "until": naive(until) if until else None, "target": YIELD_USD},
     )
     by_node: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -300,16 +303,21 @@ class NodeState:
 LAST_SHARE_COUNTS_FOR = timedelta(days=7)
 
 
-def node_states(connection: Connection, *, since: datetime) -> dict[str, NodeState]:
-    """Node -> its health as last read at `since` or later, and its last known share."""
+def node_states(connection: Connection, *, since: datetime, until: datetime | None = None) -> dict[str, NodeState]:
+    """Node -> its health as last read at `since` or later, and its last known share; by `until` where that is given."""
     rows = records(
         connection,
         "SELECT h.node, h.observed_at, h.state, h.reason, a.share, a.share_observed_at FROM node_health h LEFT JOIN ("
         "  SELECT node, arg_max(share, observed_at) AS share, max(observed_at) AS share_observed_at "
-        "  FROM allocations_observed WHERE share IS NOT NULL AND observed_at >= ? GROUP BY node"
-        ") a USING (node) WHERE h.observed_at >= ? "
+        "  FROM allocations_observed WHERE share IS NOT NULL AND observed_at >= $shares_since "
+        "  AND observed_at <= coalesce($until, observed_at) GROUP BY node"
+        ") a USING (node) WHERE h.observed_at >= $since AND h.observed_at <= coalesce($until, h.observed_at) "
         "QUALIFY row_number() OVER (PARTITION BY h.node ORDER BY h.observed_at DESC) = 1",
-        [naive(since - LAST_SHARE_COUNTS_FOR), naive(since)],
+        {
+            "shares_since": naive(since - LAST_SHARE_COUNTS_FOR),
+            "since": naive(since),
+            "until": naive(until) if until else None,
+        },
     )
     states: dict[str, NodeState] = {}
     for row in rows:

@@ -119,14 +119,18 @@ def rebuild_rates_quarterly(connection: duckdb.DuckDBPyConnection, window: Windo
     # The readings on either side, which need not be at the quarter's ends: hours apart they tell less, but not nothing.
     connection.execute(
         """
+        WITH known AS (
+            SELECT node, observed_at, share FROM allocations_observed
+            WHERE share IS NOT NULL AND observed_at >= $start - INTERVAL 35 DAY
+        )
         UPDATE rates_quarterly AS r SET share = s.share
         FROM (
             SELECT q.node, q.started_at,
                 CASE WHEN b.share IS NULL OR abs(a.share - b.share) < 1e-6 THEN a.share END AS share
             FROM (SELECT * FROM rates_quarterly WHERE started_at >= $start AND started_at < $end) q
-            ASOF JOIN (SELECT * FROM allocations_observed WHERE share IS NOT NULL) a
+            ASOF JOIN (SELECT * FROM known) a
                 ON q.node = a.node AND q.started_at + INTERVAL 13 MINUTE <= a.observed_at
-            ASOF LEFT JOIN (SELECT * FROM allocations_observed WHERE share IS NOT NULL) b
+            ASOF LEFT JOIN (SELECT * FROM known) b
                 ON q.node = b.node AND q.started_at + INTERVAL 2 MINUTE >= b.observed_at
             WHERE a.observed_at <= q.started_at + INTERVAL 77 MINUTE
         ) s

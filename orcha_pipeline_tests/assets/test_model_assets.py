@@ -28,7 +28,7 @@ HOURS = 28 * 24
 class Rig:
     """An installation with one node and four noisy weeks of it, trained by the quickest candidates."""
 
-    def __init__(self, home, monkeypatch, instance):
+    def __init__(self, home, monkeypatch, instance, *, past=True):
         self.installation = installation(home, FixedClock(NOW), ["a"])
         self.home, self.store, self.instance = home, self.installation.warehouse, instance
         self.only("hour_mean")
@@ -38,6 +38,8 @@ class Rig:
             "warehouse": WarehouseResource(database=str(self.store.path)),
             "model_registry": ModelRegistryResource(home=str(home)),
         }
+        if not past:  # it is in this home already
+            return
         rng = np.random.default_rng(1)
         profile = 1 + 0.5 * np.sin(2 * np.pi * np.arange(HOURS) / 24)
         values = profile * np.exp(0.25 * rng.standard_normal(HOURS))
@@ -67,13 +69,16 @@ class Rig:
             **options,
         )
 
-    def forecast(self):
-        dg.materialize(
+    def forecast_run(self):
+        return dg.materialize(
             [build_forecast(["fake"])],
             selection=dg.AssetSelection.assets("forecast"),
             resources=self.resources,
             instance=self.instance,
         )
+
+    def forecast(self):
+        self.forecast_run()
         return self.read("SELECT DISTINCT target, model, version, note FROM forecasts ORDER BY target")
 
     def read(self, query):

@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 READINGS_COUNT_FOR = timedelta(minutes=20)
 FORECAST_COUNTS_FOR = timedelta(hours=2)
+AHEAD = timedelta(minutes=1)
+"""What is dated further ahead than the clocks of two processes may differ is of before the clock went back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,8 @@ def read_situation(warehouse: Warehouse, now: datetime, apply: ApplySettings) ->
     with warehouse.read() as connection:
         return Situation(
             now=now,
-            # What is dated after now is of before the clock went back.
-            states=decisions.node_states(connection, since=now - READINGS_COUNT_FOR, until=now),
-            forecasts=decisions.latest_forecasts(connection, since=now - FORECAST_COUNTS_FOR, until=now),
+            states=decisions.node_states(connection, since=now - READINGS_COUNT_FOR, until=now + AHEAD),
+            forecasts=decisions.latest_forecasts(connection, since=now - FORECAST_COUNTS_FOR, until=now + AHEAD),
             last_changed=decisions.last_changes(connection),
             steps_this_month=decisions.steps_since(connection, now - BUDGET_MONTH),
             held_usd=planning_rows.held_usd(connection, since=now - BUDGET_MONTH),

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import dagster as dg
 
-from orcha_pipeline.allocation.situation import READINGS_COUNT_FOR
+from orcha_pipeline.allocation.situation import AHEAD, READINGS_COUNT_FOR
 from orcha_pipeline.assets.allocation import ALLOCATION_PLAN, PLAN
 from orcha_pipeline.assets.earnings import FEATURES
 from orcha_pipeline.assets.forecast import FORECAST
@@ -44,7 +44,7 @@ def build_checks() -> list[dg.AssetChecksDefinition]:
         installation = nodes.installation()
         now = installation.clock.now()
         with warehouse.warehouse.read() as connection:
-            states = decisions.node_states(connection, since=now - READINGS_COUNT_FOR, until=now)
+            states = decisions.node_states(connection, since=now - READINGS_COUNT_FOR, until=now + AHEAD)
         missing = sorted(set(installation.node_protocols()) - set(states))
         return _result(
             [
@@ -58,7 +58,7 @@ def build_checks() -> list[dg.AssetChecksDefinition]:
     def forecast_in_range(nodes: NodesResource, warehouse: WarehouseResource) -> dg.AssetCheckResult:
         now = nodes.installation().clock.now()
         with warehouse.warehouse.read() as connection:
-            issued = decisions.latest_forecasts(connection, since=now - READINGS_COUNT_FOR, until=now)
+            issued = decisions.latest_forecasts(connection, since=now - READINGS_COUNT_FOR, until=now + AHEAD)
         problems = [problem for item in issued.values() for problem in forecast_problems(item)]
         return _result(problems, f"{len(issued)} forecasts in range")
 

@@ -1,5 +1,6 @@
 """Settings of all tests, and the command as a person runs it."""
 
+import os
 import signal
 import sys
 
@@ -11,6 +12,9 @@ settings.register_profile("orcha", deadline=None)
 settings.load_profile("orcha")
 # A shell that starts tests in the background has them ignore SIGINT, and what they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Where tests run in several processes these have a width of their own, and Rich would keep to it.
+for size in ("COLUMNS", "LINES"):
+    os.environ.pop(size, None)
 
 
 @pytest.fixture

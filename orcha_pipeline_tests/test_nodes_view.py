@@ -246,7 +246,7 @@ def test_a_warehouse_that_cannot_be_read_is_told_beside_the_list(nodes):
     made = nodes(Node())
     made.settings.warehouse_path.write_bytes(b"no database")
     found = survey(made)
-    assert "cannot be opened" in found.warehouse_problem
+    assert "is damaged, or is no DuckDB file" in found.warehouse_problem
     assert "golem-1" in shown(survey_table(found, width=100))
     made.settings.warehouse_path.unlink()
     import duckdb

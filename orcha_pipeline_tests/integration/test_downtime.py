@@ -12,9 +12,10 @@ import time_machine
 from dagster._core.remote_representation.external import RemoteSchedule
 from dagster._core.scheduler import DagsterDaemonScheduler
 from dagster._core.scheduler.instigation import InstigatorTick, TickStatus
-from dagster._core.test_utils import create_run_for_test, create_test_daemon_workspace_context
+from dagster._core.test_utils import create_run_for_test
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget
+from dagster._daemon.controller import create_daemon_grpc_server_registry
 from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
 from dagster._scheduler.scheduler import launch_scheduled_runs
 
@@ -74,12 +75,14 @@ def daemon(tmp_path, monkeypatch) -> Iterator[Daemon]:
     # A tick of every minute is never too old when it is looked at.
     monkeypatch.setenv("ORCHA_CYCLE_CRON", "* * * * *")
     target = ModuleTarget("orcha_pipeline.definitions", None, str(PROJECT), LOCATION_NAME)
-    with (
-        dg.DagsterInstance.from_config(str(home)) as instance,
-        create_test_daemon_workspace_context(workspace_load_target=target, instance=instance) as workspace,
-    ):
-        instance.report_runless_asset_event(dg.AssetMaterialization(FEATURES))
-        yield Daemon(instance, workspace)
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        with (
+            create_daemon_grpc_server_registry(instance) as servers,
+            WorkspaceProcessContext(instance, target, grpc_server_registry=servers) as workspace,
+        ):
+            instance.report_runless_asset_event(dg.AssetMaterialization(FEATURES))
+            yield Daemon(instance, workspace)
+        servers.wait_for_processes()
 
 
 def test_after_six_hours_without_a_daemon_one_cycle_is_started_and_the_next_waits_for_its_end(daemon):

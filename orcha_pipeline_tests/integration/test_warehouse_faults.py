@@ -109,7 +109,13 @@ def without_roots_rights(*command: str) -> Sequence[str]:
 def orcha(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [str(Path(sys.executable).with_name("orcha")), *arguments]
     return subprocess.run(
-        without_roots_rights(*command), cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        without_roots_rights(*command),
+        cwd=folder,
+        env={**os.environ, "COLUMNS": "400"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 

@@ -378,7 +378,8 @@ class _Application:
         for step in [step for step in self._steps if step.status == "intended"]:
             self._unwritten[step.step] = self._finished(step, None, "broke off before it was read back")
         self._write_all()
-        undone: list[str] = []
+        # Of an application that is taken up again some may be back already.
+        undone = [step.node for step in self._steps if step.kind == "rollback" and step.status == "done"]
         stuck: dict[str, str] = {}
         failures: list[str] = []
         for move in reversed(self._begun):
@@ -404,7 +405,7 @@ class _Application:
                 f"`orcha unfreeze {' '.join(stuck)}`.{notes}"
             )
             return replace(self._outcome(ApplicationStatus.ROLLBACK_FAILED, told, started), stuck=stuck)
-        if not self._begun:
+        if not self._begun and not undone:
             return self._outcome(ApplicationStatus.DROPPED, f"{why} Nothing had been changed.{notes}", started)
         told = f"{why} Set back and read back: {', '.join(undone)}.{notes}"
         return self._outcome(ApplicationStatus.ROLLED_BACK, told, started)

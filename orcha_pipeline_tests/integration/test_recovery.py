@@ -74,6 +74,7 @@ def check(crash: Crash) -> ApplicationStatus:
     with crash.warehouse.read() as connection:
         steps = decisions.steps_of(connection, "a-1")
         assert freezes.frozen(connection) == {}
+    assert (status is ApplicationStatus.DROPPED) is (not steps)
     assert all(step.status in ("done", "failed") and step.ended_at is not None for step in steps)
     for step in {step.node: step for step in steps}.values():  # the last of each node
         assert (step.status, step.read_back) == ("done", crash.values[step.node])

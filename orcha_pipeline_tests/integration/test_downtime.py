@@ -22,6 +22,7 @@ from dagster._scheduler.scheduler import launch_scheduled_runs
 from orcha_pipeline.assets.earnings import FEATURES
 from orcha_pipeline.automation.jobs import CYCLE
 from orcha_pipeline.dagster_api import LOCATION_NAME
+from orcha_pipeline.model import HOUR, hour_of
 from orcha_pipeline.warehouse.facts import naive
 from orcha_pipeline_tests.integration.conftest import Rig
 from orcha_pipeline_tests.integration.soundness import expect_sound
@@ -135,15 +136,16 @@ def test_a_cycle_that_hangs_is_ended_before_the_next_tick(daemon):
 
 
 def test_what_nodes_earned_while_nothing_was_read_is_on_record_afterwards(rig: Rig):
+    began = hour_of(rig.installation.clock.now()) + HOUR  # so that no hour is told of that began before
+    rig.advance_to(began)
     assert rig.run_cycle().success
-    began = rig.installation.clock.now()
     earned = {node: -state["native_total"] for node, state in rig.truth().items()}
-    rig.advance(hours=6)
+    rig.advance_to(began + AWAY)
     for node, state in rig.truth().items():
         earned[node] += state["native_total"]
     assert rig.run_cycle().success
     found = rig.rows(
-        "SELECT node, sum(gross) AS gross FROM earnings_hourly WHERE ended_at > ? GROUP BY node", naive(began)
+        "SELECT node, sum(gross) AS gross FROM earnings_hourly WHERE ended_at > ? GROUP BY node", naive(began + MINUTE)
     )
     told = {row["node"]: float(row["gross"]) for row in found}
     for node in ("golem-1", "storj-1", "streamr-1"):  # Grass tells what an epoch brought when it is over

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from orcha_pipeline.allocation.host_lock import host_lock
+from orcha_pipeline.disk import GIB
 from orcha_pipeline.errors import ModelError, OrchaError, where
 from orcha_pipeline.forecasting.artifact import read_manifest
 from orcha_pipeline.installation import Installation
@@ -21,7 +22,6 @@ from orcha_pipeline.warehouse import decisions, freezes, permissions
 from orcha_pipeline.warehouse.consistency import RULES, breaches
 from orcha_pipeline.warehouse.decisions import StepRow
 
-GIB = 2**30
 LITTLE_GIB, TOO_LITTLE_GIB = 5.0, 1.0
 """Free on the disk of the data folder: less is told of, and is in the way."""
 

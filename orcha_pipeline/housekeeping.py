@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from filelock import FileLock, Timeout
 
 from orcha_pipeline.dagster_history import databases, delete_old_runs, sweep
+from orcha_pipeline.disk import MIB
 from orcha_pipeline.errors import OrchaError, where
 from orcha_pipeline.installation import Installation
 from orcha_pipeline.sqlite_files import shrink
@@ -26,7 +27,6 @@ from orcha_pipeline.warehouse.rollup import roll_up
 if TYPE_CHECKING:
     import dagster as dg
 
-MIB = 2**20
 T = TypeVar("T")
 
 

@@ -7,8 +7,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from orcha_pipeline.disk import GIB
 from orcha_pipeline.lookout import Seen, Sight
-from orcha_pipeline.status import GIB
 from orcha_pipeline.supervisor import ServiceState
 
 SEVERITIES = ("info", "warning", "critical")

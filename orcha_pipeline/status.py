@@ -8,6 +8,7 @@ from typing import Any
 import psutil
 
 from orcha_pipeline.dagster_api import DagsterApi
+from orcha_pipeline.disk import GIB
 from orcha_pipeline.errors import OrchaError, SupervisionError
 from orcha_pipeline.installation import Installation
 from orcha_pipeline.nodes_json import iso
@@ -18,7 +19,6 @@ from orcha_pipeline.warehouse.vital_signs import Uptime
 LATE_AFTER = timedelta(minutes=35)
 """Two cycles and a bit: a host without a decision for so long is late, and so is a node that was not read."""
 WINDOWS = {"24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
-GIB = 2**30
 LEAST_FREE_GIB = 1.0
 
 

@@ -62,6 +62,7 @@ def page():
 
 
 def test_where_all_is_well_health_is_200_and_what_status_tells(page):
+    page.lookout.seen(wait=PATIENCE)
     answer = page.get("/health")
     told = answer.json()
     assert answer.status_code == 200
@@ -78,6 +79,7 @@ def test_where_all_is_well_health_is_200_and_what_status_tells(page):
 def test_what_is_amiss_makes_it_503_and_is_told(page):
     page.services = [UP, DOWN, STARTING]
     page.look = lambda: a_sight(problems=("node a was never read",))
+    page.lookout.seen(wait=PATIENCE)
     answer = page.get("/health")
     assert answer.status_code == 503
     assert answer.json()["problems"] == [
@@ -111,6 +113,7 @@ def test_live_tells_of_the_watch_alone(page):
 
 
 def test_metrics_are_prometheus_text(page):
+    page.lookout.seen(wait=PATIENCE)
     answer = page.get("/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=")
@@ -118,6 +121,7 @@ def test_metrics_are_prometheus_text(page):
 
 
 def test_a_foreign_host_is_refused_and_so_is_writing(page):
+    page.lookout.seen(wait=PATIENCE)
     assert page.get("/health", Host="evil.test").status_code == 400
     assert page.get("/health", Host=f"localhost:{page.port}").status_code == 200
     posted = httpx.post(f"http://127.0.0.1:{page.port}/health", timeout=PATIENCE, trust_env=False)

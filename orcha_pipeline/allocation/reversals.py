@@ -87,9 +87,12 @@ def lost_beyond(came: Measured, row: DecisionRow, hours: float, *, percent: floa
 
 def to_set_back(connection: Connection, now: datetime) -> dict[str, SetBack]:
     """What is to become of each node of the hosts whose last change lost."""
+    lost = reversals.since(connection, now - SET_BACK_WITHIN)
+    if not lost:  # as nearly always
+        return {}
     standing = {each.decision.decision_id for each in reversals.in_force(connection, now=now)}
     found: dict[str, SetBack] = {}
-    for reversal, row in reversals.since(connection, now - SET_BACK_WITHIN):
+    for reversal, row in lost:
         if reversal.decision_id not in standing:
             continue
         before = {change.node: change.share_from for change in changes_of(row)}

@@ -8,8 +8,8 @@ import dagster as dg
 
 from orcha_pipeline.assets.ingest import OWNERS
 from orcha_pipeline.backup.commands import source_of
-from orcha_pipeline.backup.disk import MIB
 from orcha_pipeline.backup.nightly import nightly_backup
+from orcha_pipeline.disk import MIB
 from orcha_pipeline.errors import OrchaError
 from orcha_pipeline.resources import NodesResource
 

@@ -5,8 +5,9 @@ from typing import Any
 import dagster as dg
 
 from orcha_pipeline.assets.ingest import OWNERS
+from orcha_pipeline.disk import MIB
 from orcha_pipeline.errors import OrchaError
-from orcha_pipeline.housekeeping import MIB, keep_house
+from orcha_pipeline.housekeeping import keep_house
 from orcha_pipeline.resources import NodesResource
 
 HOUSEKEEPING = dg.AssetKey(["housekeeping"])

@@ -5,18 +5,17 @@ from typing import Any
 import dagster as dg
 
 from orcha_pipeline.assets.backup import BACKUP
+from orcha_pipeline.automation.nightly import nightly_job
 
 BACKUP_JOB = "nightly_backup"
 
 
 def build_backup_job() -> Any:  # Dagster does not export the type of an asset job
-    """The job. Cycles go before it, and run beside it."""
-    return dg.define_asset_job(
+    """The job."""
+    return nightly_job(
         BACKUP_JOB,
-        selection=dg.AssetSelection.assets(BACKUP),
+        BACKUP,
         description="An archive of warehouse, models and settings, read back; then those go that are too many.",
-        executor_def=dg.in_process_executor,
-        tags={"dagster/max_runtime": "3600", "dagster/priority": "-5"},
     )
 
 

@@ -5,18 +5,17 @@ from typing import Any
 import dagster as dg
 
 from orcha_pipeline.assets.housekeeping import HOUSEKEEPING
+from orcha_pipeline.automation.nightly import nightly_job
 
 HOUSEKEEPING_JOB = "nightly_housekeeping"
 
 
 def build_housekeeping_job() -> Any:  # Dagster does not export the type of an asset job
-    """The job. Cycles go before it, and run beside it."""
-    return dg.define_asset_job(
+    """The job."""
+    return nightly_job(
         HOUSEKEEPING_JOB,
-        selection=dg.AssetSelection.assets(HOUSEKEEPING),
+        HOUSEKEEPING,
         description="Old readings in fewer rows, what is too old deleted, Dagster's old runs too, room given back.",
-        executor_def=dg.in_process_executor,
-        tags={"dagster/max_runtime": "3600", "dagster/priority": "-5"},
     )
 
 

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from orcha_pipeline.backup.disk import MIB
 from orcha_pipeline.backup.journal import carry_on, pending
 from orcha_pipeline.backup.manifest import Manifest
 from orcha_pipeline.backup.restore import Restored, restore
 from orcha_pipeline.backup.save import Backup, back_up, target_of
 from orcha_pipeline.backup.snapshot import Source
+from orcha_pipeline.disk import MIB
 from orcha_pipeline.errors import BackupError, SupervisionError
 from orcha_pipeline.installation import Installation, open_installation
 from orcha_pipeline.settings_file import DEFAULT_NAME, settings_path

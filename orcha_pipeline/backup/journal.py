@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from orcha_pipeline.backup.disk import sync_folder
+from orcha_pipeline.disk import sync_folder
 from orcha_pipeline.errors import BackupError
 
 JOURNAL = "restore.json"

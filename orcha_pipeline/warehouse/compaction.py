@@ -17,6 +17,7 @@ from typing import BinaryIO, Literal
 
 import duckdb
 
+from orcha_pipeline.disk import sync_folder
 from orcha_pipeline.errors import WarehouseError
 from orcha_pipeline.warehouse.connection import Warehouse
 
@@ -169,11 +170,7 @@ def _replace(path: Path, smaller: Path, written: _Written, sleep: Callable[[floa
             return False
         shutil.copymode(path, smaller)
         smaller.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
         sleep(HELD_SECONDS)
         return True
 

@@ -14,14 +14,14 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from multiprocessing import RawArray
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -271,6 +271,26 @@ def play(home: Path, *, runs: int, seed: int, each: Callable[[range], Any] = ite
     return rig
 
 
+F = TypeVar("F", bound=StrEnum)
+
+
+def by_fault(faults: type[F], counts: Mapping[tuple[F, ApplicationStatus], int]) -> dict[str, dict[str, int]]:
+    """How often the applications of each fault came to each end that there was."""
+    ends = [status for status in ApplicationStatus if any(end is status for _, end in counts)]
+    return {fault.value: {end.value: counts.get((fault, end), 0) for end in ends} for fault in faults}
+
+
+def fault_table(title: str, counts: Mapping[str, Mapping[str, int]]) -> Table:
+    """The same for a terminal, a row a fault."""
+    table = Table(title=title)
+    table.add_column("what went wrong")
+    for end in next(iter(counts.values())):
+        table.add_column(end.replace("_", " "), justify="right")
+    for fault, ends in counts.items():
+        table.add_row(fault, *(f"{count:,}" for count in ends.values()))
+    return table
+
+
 def main() -> None:
     """Play, and print what came of each fault."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -288,16 +308,10 @@ def main() -> None:
             each=lambda numbers: track(numbers, "Applications", console=Console(stderr=True)),
         )
     seconds = time.perf_counter() - began
-    table = Table(title=f"{given.runs:,} applications, {rig.recovered:,} of them recovered, none lost; {seconds:.0f} s")
-    table.add_column("what went wrong")
-    statuses = [status for status in ApplicationStatus if any(key[1] is status for key in rig.counts)]
-    for status in statuses:
-        table.add_column(status.value.replace("_", " "), justify="right")
-    for fault in Fault:
-        table.add_row(fault.value, *(f"{rig.counts[fault, status]:,}" for status in statuses))
-    console.print(table)
+    counts = by_fault(Fault, rig.counts)
+    title = f"{given.runs:,} applications, {rig.recovered:,} of them recovered, none lost; {seconds:.0f} s"
+    console.print(fault_table(title, counts))
     if given.json:
-        counts = {fault.value: {s.value: rig.counts[fault, s] for s in statuses} for fault in Fault}
         content = {"applications": given.runs, "recovered": rig.recovered, "seconds": seconds, "counts": counts}
         given.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

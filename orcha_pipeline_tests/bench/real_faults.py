@@ -27,7 +27,6 @@ import httpx
 import numpy as np
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from orcha_pipeline.allocation.gates import freeze_reason
 from orcha_pipeline.allocation.plan import total_use
@@ -42,6 +41,7 @@ from orcha_pipeline.prices import PriceClient
 from orcha_pipeline.protocols.base import Adapter
 from orcha_pipeline.warehouse import decisions, freezes
 from orcha_pipeline.warehouse.decisions import DecidedAllocation
+from orcha_pipeline_tests.bench.faults import by_fault, fault_table
 from orcha_pipeline_tests.rig import decision_to_apply
 
 T = TypeVar("T")
@@ -313,19 +313,13 @@ def main() -> None:
 
 def _tell(rig: RealFaults, runs: int, seconds: float, file: Path | None) -> None:
     console = Console(width=max(100, Console().width))
-    table = Table(
-        title=f"{runs:,} applications of {rig.moves:,} moves, {rig.killed:,} killed, none lost; "
+    title = (
+        f"{runs:,} applications of {rig.moves:,} moves, {rig.killed:,} killed, none lost; "
         f"set back in {rig.longest_seconds:.1f} s at most; {seconds:.0f} s"
     )
-    table.add_column("what went wrong")
-    statuses = [status for status in ApplicationStatus if any(key[1] is status for key in rig.counts)]
-    for status in statuses:
-        table.add_column(status.value.replace("_", " "), justify="right")
-    for fault in Fault:
-        table.add_row(fault.value, *(f"{rig.counts[fault, status]:,}" for status in statuses))
-    console.print(table)
+    counts = by_fault(Fault, rig.counts)
+    console.print(fault_table(title, counts))
     if file:
-        counts = {fault.value: {s.value: rig.counts[fault, s] for s in statuses} for fault in Fault}
         content = {
             "applications": runs,
             "killed": rig.killed,

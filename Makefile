@@ -27,7 +27,7 @@ ifneq ($(SYSTEM_CERTS),)
 export NODE_EXTRA_CA_CERTS ?= $(SYSTEM_CERTS)
 endif
 
-.PHONY: help setup run test test-peers bench-ingest bench-forecast bench-testnet bench-planner bench-faults bench-real-faults bench-soak lint clean
+.PHONY: help setup run test test-peers bench-ingest bench-forecast bench-testnet bench-planner bench-faults bench-real-faults bench-service-faults bench-soak lint clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 19
@@ -61,6 +61,9 @@ bench-soak: $(STAMP) ## Play weeks of cycles on a virtual clock, with outages, f
 
 bench-real-faults: $(STAMP) ## Apply decisions in processes that are killed, to nodes behind real HTTP, for minutes (ARGS="--runs 200")
 	@exec $(BIN)/python -m orcha_pipeline_tests.bench.real_faults $(ARGS)
+
+bench-service-faults: $(STAMP) ## Kill worker, daemon, code server and all at every boundary of applications, for an hour (ARGS="--victims tree")
+	@exec $(BIN)/python -m orcha_pipeline_tests.bench.service_faults $(ARGS)
 
 bench-planner: $(STAMP) ## Measure policies in worlds of every kind, and a fleet in one program, for minutes (ARGS="--seeds 30")
 	@exec $(BIN)/python -m orcha_pipeline_tests.bench.planner $(ARGS)

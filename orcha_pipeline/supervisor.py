@@ -42,7 +42,8 @@ GRACE_SECONDS = 5.0
 class Service:
     """A command to keep running. `env` is its whole environment; `ready` tells, without raising, whether it serves.
 
-    Without `alive` it is watched for its death alone.
+    Without `alive` it is watched for its death alone. `before_start` is called before each start, when nothing is left
+    of the one before; a `SupervisionError` of it is a start that failed.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Service:
     ready: Callable[[], bool]
     start_timeout: float = 60.0
     alive: AliveCheck | None = None
+    before_start: Callable[[], object] = lambda: None
     stop_signal: signal.Signals = signal.SIGTERM
 
 
@@ -221,6 +223,7 @@ class _Child:
         service = self.service
         guardian = [sys.executable, "-P", "-m", "orcha_pipeline.guardian"]
         terms = [str(os.getpid()), str(GRACE_SECONDS), str(int(service.stop_signal))]
+        service.before_start()
         self.restart_at, self.is_ready, self._started_at, self._watch = None, False, now, None
         try:
             service.log_path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ from orcha_pipeline.ingest import open_adapters
 from orcha_pipeline.installation import Installation, SteppedClock
 from orcha_pipeline.liveness import AliveCheck, Pulse
 from orcha_pipeline.lookout import Lookout, look
+from orcha_pipeline.lost_runs import end_lost_runs
 from orcha_pipeline.model import HOUR, hour_of
 from orcha_pipeline.permission_commands import pause_line
 from orcha_pipeline.settings import MLFLOW_VIEW
@@ -139,7 +140,13 @@ def services_of(installation: Installation, config: Path | None, started_at: dat
     }
 
     def service(
-        name: str, command: list[str], ready: Callable[[], bool], alive: AliveCheck, start_timeout: float = 120.0
+        name: str,
+        command: list[str],
+        ready: Callable[[], bool],
+        alive: AliveCheck,
+        start_timeout: float = 120.0,
+        *,
+        before_start: Callable[[], object] = lambda: None,
     ) -> Service:
         return Service(
             name=name,
@@ -150,6 +157,7 @@ def services_of(installation: Installation, config: Path | None, started_at: dat
             ready=ready,
             alive=alive,
             start_timeout=start_timeout,
+            before_start=before_start,
         )
 
     dagster = [
@@ -162,6 +170,7 @@ def services_of(installation: Installation, config: Path | None, started_at: dat
             ],
             _port_open(settings.services.code_server_port),
             _alive(lambda: code_server_answers(settings.services.code_server_port)),
+            before_start=lambda: end_lost_runs(dagster_home),
         ),
         service(
             "webserver",

@@ -66,12 +66,13 @@ def test_blocking_checks_guard_the_way_to_the_decision(defs):
     assert all(spec.blocking for spec in checks.values())
 
 
-def test_schedules_and_the_sensor_are_on_by_default(defs):
+def test_schedules_and_sensors_are_on_by_default(defs):
     cycle = defs.resolve_schedule_def("every_15_minutes")
     assert cycle.cron_schedule == "*/15 * * * *"
     assert cycle.default_status is dg.DefaultScheduleStatus.RUNNING
     assert defs.resolve_schedule_def("weekly_training").default_status is dg.DefaultScheduleStatus.RUNNING
-    assert defs.resolve_sensor_def("apply_decision").default_status is dg.DefaultSensorStatus.RUNNING
+    for name in ("apply_decision", "apply_approved", "apply_again"):
+        assert defs.resolve_sensor_def(name).default_status is dg.DefaultSensorStatus.RUNNING
 
 
 def test_the_folder_mlflow_never_becomes_a_package():

@@ -229,6 +229,30 @@ def test_a_restart_that_the_system_refuses_is_tried_again(make, tmp_path):
     assert restarts[0].startswith("cannot be started: ")
 
 
+def test_what_is_to_be_done_before_a_start_is_done_when_nothing_is_left_of_the_last_one(make, tmp_path, short_grace):
+    left: list[bool] = []
+
+    def before_start() -> None:
+        if not left:
+            left.append(False)
+            return
+        left.append(not gone(first))
+        if len(left) == 2:
+            raise SupervisionError("the disk is full")
+
+    service = make("phoenix", FAMILY, str(tmp_path), ready=lambda: family_born(tmp_path), before_start=before_start)
+    told: list[str] = []
+    with Supervisor(QUICK) as running:
+        running.start([service])
+        first = family(tmp_path)
+        for name in FAMILY_NAMES:
+            (tmp_path / f"{name}.pid").unlink()
+        first[0].kill()
+        running.watch(on_restart=lambda _name, why: told.append(why), until=lambda: family_born(tmp_path))
+    assert left == [False, False, False]
+    assert told == ["the disk is full"]
+
+
 def test_the_delay_doubles_up_to_its_longest_and_never_ends():
     policy = RestartPolicy(first_delay=1.0, longest_delay=30.0)
     assert [policy.delay(n) for n in range(1, 8)] == [1, 2, 4, 8, 16, 30, 30]

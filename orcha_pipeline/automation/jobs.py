@@ -52,6 +52,13 @@ def build_jobs(protocols: Sequence[str]) -> list[Any]:  # Dagster does not expor
             selection=application,
             description="Carry out one decision step by step, read back, roll back on failure.",
             executor_def=dg.in_process_executor,
-            tags={"orcha/apply": "true", "dagster/priority": "10"},
+            # One that hangs would keep all that follow from being started. The sensor `apply_again` begins anew what
+            # died before it had begun; Dagster's own retry tries once, and gives up where the code server is away.
+            tags={
+                "orcha/apply": "true",
+                "dagster/max_runtime": "3600",
+                "dagster/max_retries": "0",
+                "dagster/priority": "10",
+            },
         ),
     ]

@@ -1,4 +1,4 @@
-"""The sensors that have a decision carried out, once: at once, or when the operator has approved it."""
+"""The sensors that have a decision carried out, once: at once, when the operator has approved it, or after a crash."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,11 @@ from orcha_pipeline.assets.allocation import ALLOCATION_DECISION, TO_APPLY
 from orcha_pipeline.assets.application import ALLOCATION_APPLICATION
 from orcha_pipeline.automation.jobs import APPLY_ALLOCATION
 from orcha_pipeline.resources import NodesResource, WarehouseResource
-from orcha_pipeline.warehouse import permissions
+from orcha_pipeline.warehouse import decisions, permissions
+
+DECISION_TAG = "orcha/decision"
+RUNS_AT_MOST = 3
+"""For one decision: what kills each of its runs is not to be started for ever."""
 
 
 def build_sensors() -> list[dg.SensorDefinition]:
@@ -47,13 +51,42 @@ def build_sensors() -> list[dg.SensorDefinition]:
             yield dg.SkipReason("No approved decision waits to be carried out.")
         yield from map(_request, ids)
 
-    return [apply_decision, apply_approved]
+    @dg.sensor(
+        name="apply_again",
+        job_name=APPLY_ALLOCATION,
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Starts another run for a decision whose run died before it had begun to carry it out.",
+    )
+    def apply_again(
+        context: dg.SensorEvaluationContext, nodes: NodesResource, warehouse: WarehouseResource
+    ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        now = nodes.installation().clock.now()
+        with warehouse.warehouse.read() as connection:
+            waiting = [*permissions.approved(connection, now), *decisions.unclaimed(connection)]
+            paused = permissions.pause_in_force(connection)
+        runs = {} if paused else {each: _runs_for(context.instance, each) for each in waiting}
+        again = {each: len(of_it) for each, of_it in runs.items() if _died(of_it)}
+        if not again:
+            yield dg.SkipReason("No run died before it had begun.")
+        yield from (_request(each, attempt=before + 1) for each, before in again.items())
+
+    return [apply_decision, apply_approved, apply_again]
 
 
-def _request(decision_id: str) -> dg.RunRequest:
+def _runs_for(instance: dg.DagsterInstance, decision_id: str) -> list[dg.DagsterRun]:
+    return list(instance.get_runs(dg.RunsFilter(tags={DECISION_TAG: decision_id})))
+
+
+def _died(runs: list[dg.DagsterRun]) -> bool:
+    """Whether a decision that nobody claimed had runs, all of which have ended, and may have another."""
+    return 0 < len(runs) < RUNS_AT_MOST and all(run.status is dg.DagsterRunStatus.FAILURE for run in runs)
+
+
+def _request(decision_id: str, *, attempt: int = 1) -> dg.RunRequest:
     op = ALLOCATION_APPLICATION.to_python_identifier()
     return dg.RunRequest(
-        run_key=decision_id,
+        run_key=decision_id if attempt == 1 else f"{decision_id}:{attempt}",
         run_config=dg.RunConfig(ops={op: {"config": {"decision_id": decision_id}}}),
-        tags={"orcha/decision": decision_id},
+        tags={DECISION_TAG: decision_id},
     )

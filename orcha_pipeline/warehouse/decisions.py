@@ -459,6 +459,12 @@ def unapplied(connection: Connection, hosts: Collection[str] | None = None) -> l
     ]
 
 
+def unclaimed(connection: Connection) -> list[str]:
+    """Those of `unapplied` that nobody has begun to carry out."""
+    claimed = applications_of(connection, waiting := unapplied(connection))
+    return [decision_id for decision_id in waiting if decision_id not in claimed]
+
+
 def _applications(connection: Connection, where: str, parameters: Sequence[object] = ()) -> list[ApplicationRow]:
     rows = records(connection, f"SELECT * FROM applications {where}", parameters)  # noqa: S608 (our own text)
     for row in rows:

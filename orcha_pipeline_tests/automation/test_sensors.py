@@ -2,15 +2,17 @@ from datetime import timedelta
 
 import dagster as dg
 import pytest
+from dagster._core.test_utils import create_run_for_test
 
 from orcha_pipeline.assets.allocation import ALLOCATION_DECISION, TO_APPLY
 from orcha_pipeline.automation.jobs import APPLY_ALLOCATION
 from orcha_pipeline.automation.sensors import build_sensors
 from orcha_pipeline.clock import FixedClock
-from orcha_pipeline.model import HOUR, Mode
-from orcha_pipeline.permission_commands import approve, pause
+from orcha_pipeline.model import HOUR, ApplicationStatus, Mode
+from orcha_pipeline.permission_commands import approve, pause, resume
 from orcha_pipeline.resources import NodesResource, WarehouseResource
 from orcha_pipeline.warehouse import decisions
+from orcha_pipeline.warehouse.decisions import ApplicationRow
 from orcha_pipeline_tests.rig import NOW, decision_to_apply, installation
 
 
@@ -81,18 +83,24 @@ def installed(tmp_path):
 
 
 @pytest.fixture
-def look_for_approved(instance, installed, monkeypatch):
+def look_with(instance, installed, monkeypatch):
+    """What the sensor of that name answers in that installation."""
     monkeypatch.setattr(NodesResource, "installation", lambda _self: installed)
-    sensor = next(sensor for sensor in build_sensors() if sensor.name == "apply_approved")
     resources = {
         "nodes": NodesResource(),
         "warehouse": WarehouseResource(database=str(installed.settings.warehouse_path)),
     }
 
-    def evaluate():
+    def evaluate(name):
+        sensor = next(sensor for sensor in build_sensors() if sensor.name == name)
         return sensor.evaluate_tick(dg.build_sensor_context(instance=instance, resources=resources))
 
     return evaluate
+
+
+@pytest.fixture
+def look_for_approved(look_with):
+    return lambda: look_with("apply_approved")
 
 
 def test_an_approved_decision_gets_a_run_until_it_is_carried_out_expires_or_is_paused(look_for_approved, installed):
@@ -107,3 +115,59 @@ def test_an_approved_decision_gets_a_run_until_it_is_carried_out_expires_or_is_p
     found = look_for_approved()
     assert found.run_requests == []
     assert "No approved decision" in found.skip_message
+
+
+# --- decisions whose run died before it had begun
+
+
+@pytest.fixture
+def run_of(instance):
+    def run_of(decision_id, status=dg.DagsterRunStatus.FAILURE):
+        create_run_for_test(instance, job_name="apply", status=status, tags={"orcha/decision": decision_id})
+
+    return run_of
+
+
+@pytest.mark.parametrize("mode", [Mode.CONFIRM, Mode.AUTO])
+def test_a_decision_whose_run_died_gets_two_more_and_then_no_other(look_with, installed, run_of, mode):
+    expires = NOW + HOUR if mode is Mode.CONFIRM else None
+    row = decision_to_apply("d-1", [], decided_at=NOW - timedelta(minutes=5), mode=mode, expires_at=expires)
+    with installed.warehouse.write() as connection:
+        decisions.record_decision(connection, row)
+    if mode is Mode.CONFIRM:
+        approve(installed, None, who="ada")
+    assert look_with("apply_again").run_requests == []  # the other sensors start the first
+    run_of("d-1")
+    (request,) = look_with("apply_again").run_requests
+    assert (request.run_key, request.tags["orcha/decision"]) == ("d-1:2", "d-1")
+    pause(installed, who="ada", why="")
+    assert look_with("apply_again").run_requests == []
+    resume(installed, who="ada")
+    run_of("d-1")
+    assert [request.run_key for request in look_with("apply_again").run_requests] == ["d-1:3"]
+    run_of("d-1")
+    assert look_with("apply_again").run_requests == []
+
+
+def test_a_decision_that_was_claimed_or_whose_run_goes_on_gets_no_other(look_with, installed, run_of):
+    for decision_id, minutes in (("d-1", 10), ("d-2", 5)):
+        row = decision_to_apply(decision_id, [], decided_at=NOW - timedelta(minutes=minutes), mode=Mode.AUTO)
+        with installed.warehouse.write() as connection:
+            decisions.record_decision(connection, row)
+        run_of(decision_id)
+    assert [request.run_key for request in look_with("apply_again").run_requests] == ["d-2:2"]  # the latest alone
+    run_of("d-2", dg.DagsterRunStatus.STARTED)
+    assert look_with("apply_again").run_requests == []
+    claimed = ApplicationRow(
+        application_id="a-1",
+        decision_id="d-2",
+        started_at=NOW,
+        ended_at=None,
+        status=ApplicationStatus.RUNNING,
+        reason="",
+        dagster_run_id="run",
+    )
+    with installed.warehouse.write() as connection:
+        assert decisions.begin_application(connection, claimed)
+    run_of("d-2")
+    assert look_with("apply_again").run_requests == []

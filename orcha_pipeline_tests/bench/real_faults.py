@@ -96,7 +96,7 @@ class RealFaults:
             self._heal()
             took = self._recover(adapters)
             status = self._ended(number, lines, adapters)
-        self.longest_seconds = max(self.longest_seconds, took, self._seconds_back(f"a-{number}"))
+        self.longest_seconds = max(self.longest_seconds, took, self._seconds_back(number))
         self._examine(number)
         self.counts[fault, status] += 1
         return status
@@ -177,10 +177,10 @@ class RealFaults:
         use = total_use([(demands[node], share) for node, share in shares.items()]).as_dict()
         return all(use[name] <= most * (1 + 1e-9) for name, most in host.capacity.to_model().as_dict().items())
 
-    def _decide(self, decision_id: str, lines: Sequence[DecidedAllocation]) -> None:
+    def _decide(self, decision_id: str, lines: Sequence[DecidedAllocation], **more: Any) -> None:
         (host,) = self.installation.settings.hosts
         row = decision_to_apply(
-            decision_id, lines, decided_at=self.installation.clock.now(), host=host.name, gates=(GATE,)
+            decision_id, lines, decided_at=self.installation.clock.now(), host=host.name, gates=(GATE,), **more
         )
         with self.warehouse.write() as connection:
             decisions.record_decision(connection, row)
@@ -241,10 +241,11 @@ class RealFaults:
         assert self._fits(shares), f"{number}, {status}: the nodes have more than the host"
         return status
 
-    def _seconds_back(self, application_id: str) -> float:
+    def _seconds_back(self, number: int) -> float:
         """From the first step back to the last one's end, on the testnet's clock: whole seconds, as the wall's."""
         with self.warehouse.read() as connection:
-            steps = decisions.steps_of(connection, application_id)
+            application = decisions.applications_of(connection, [f"d-{number}"]).get(f"d-{number}")
+            steps = [] if application is None else decisions.steps_of(connection, application.application_id)
         back = [step for step in steps if step.kind == "rollback"]
         if not back:
             return 0.0

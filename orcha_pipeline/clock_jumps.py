@@ -6,6 +6,7 @@ let a change pass too soon; so after a jump nothing is changed for as long as a 
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from orcha_pipeline.clock import Clock, SystemClock
+from orcha_pipeline.disk import why_not_written
+from orcha_pipeline.errors import OrchaError
 
 FILE = "clock.json"
 TOLERANCE = timedelta(minutes=1)
@@ -73,16 +76,28 @@ def why_wait(last: Noted, now: MachineTime, rest: timedelta) -> str:
 
 
 def clock_jumped(home: Path, clock: Clock, rest: timedelta) -> str:
-    """Look at the clock, and why nothing may be changed yet after a jump; empty where there was none within `rest`."""
+    """Look at the clock, and why nothing may be changed yet after a jump; empty where there was none within `rest`.
+
+    Raises `OrchaError` where what was seen cannot be kept: the next look could not tell a jump.
+    """
     now = machine_time(clock)
     if now is None:
         return ""
     last = noted(_read(home / FILE), now)
-    home.mkdir(parents=True, exist_ok=True)
-    written = home / f"{FILE}.{os.getpid()}"
-    written.write_text(last.model_dump_json(), encoding="utf-8")
-    written.replace(home / FILE)
+    _keep(home / FILE, last)
     return why_wait(last, now, rest)
+
+
+def _keep(file: Path, last: Noted) -> None:
+    written = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        written.write_text(last.model_dump_json(), encoding="utf-8")
+        written.replace(file)
+    except OSError as error:
+        with suppress(OSError):
+            written.unlink()
+        raise OrchaError(why_not_written(file, error)) from error
 
 
 def _read(file: Path) -> Noted | None:

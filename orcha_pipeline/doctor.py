@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-import psutil
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from orcha_pipeline.allocation.host_lock import host_lock
-from orcha_pipeline.disk import GIB
+from orcha_pipeline.disk import LITTLE_GIB, TOO_LITTLE_GIB, free_gib
 from orcha_pipeline.errors import ModelError, OrchaError, where
 from orcha_pipeline.forecasting.artifact import read_manifest
 from orcha_pipeline.installation import Installation
@@ -21,9 +20,6 @@ from orcha_pipeline.protocols.http import time_budget
 from orcha_pipeline.warehouse import decisions, freezes, permissions
 from orcha_pipeline.warehouse.consistency import RULES, breaches
 from orcha_pipeline.warehouse.decisions import StepRow
-
-LITTLE_GIB, TOO_LITTLE_GIB = 5.0, 1.0
-"""Free on the disk of the data folder: less is told of, and is in the way."""
 
 
 def examine(installation: Installation) -> list[Finding]:
@@ -132,7 +128,7 @@ def _stands(name: str, adapter: Adapter, step: StepRow) -> Finding | None:
 
 
 def _disk(home: Path) -> Finding:
-    free = psutil.disk_usage(str(home)).free / GIB
+    free = free_gib(home)
     status = Status.BROKEN if free < TOO_LITTLE_GIB else Status.NOTE if free < LITTLE_GIB else Status.OK
     remedy = "" if status is Status.OK else ": make room, or move `home` to a larger disk"
     return Finding("disk", status, f"{free:,.1f} GiB are free for {home}{remedy}")

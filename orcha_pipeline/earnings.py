@@ -1,8 +1,8 @@
 """From what nodes report to what they earned hour by hour: native amounts first, prices second. Pure.
 
 A counter is read at odd moments, so its value at a full hour is interpolated between the readings around it. That
-is honest only while they are close: where readings are further apart than `MAX_GAP`, the hours between them stay
-unknown and the amount earned across the gap is kept as one bucket of the gap's own length.
+is honest only while they are close: where readings are further apart than `MAX_GAP`, the hours they lie in and those
+between stay unknown, and what was earned in all of these is kept as one bucket.
 """
 
 from bisect import bisect_left, bisect_right
@@ -239,19 +239,64 @@ def earned(
 
     `observations` should reach from before the window to after it. Every full hour gets a row, unknown ones too;
     a coarse row is given where readings lie further apart than `MAX_GAP`, or where the node itself keeps only
-    longer buckets. Coarse rows and the unknown hours inside them overlap: the hours hold no amount.
+    longer buckets. Coarse rows and the unknown hours inside them overlap: the hours hold no amount. A coarse row
+    between readings reaches to the full hours around it, as far as what was earned up to there is known.
 
     `step`: of quarters of an hour instead, say; it divides an hour. A price is that of the hour even so.
     """
     if not observations:
         return []
     with localcontext(_EXACT):
-        return _earned(node, observations, window, price_at, step)
+        streams = _streams(observations)
+        found = [
+            *(piece for piece in _stretches(streams, step) if _meet(piece.window, window)),
+            *_buckets_of_their_own(streams, window),
+            *_steps(streams, window, step),
+        ]
+    unit = observations[0].unit
+
+    def row(piece: _Piece) -> EarnedBucket:
+        price = price_at(hour_of(piece.window.end - timedelta(microseconds=1)))
+        return EarnedBucket(
+            node=node,
+            window=piece.window,
+            unit=unit,
+            amounts=piece.amounts,
+            usd_price=price,
+            provenance=piece.provenance,
+        )
+
+    return [row(piece) for piece in sorted(found, key=lambda p: (p.window.start, p.window.end))]
 
 
-def _earned(
-    node: str, observations: Sequence[EarningsObservation], window: Window, price_at: PriceAt, step: timedelta
-) -> list[EarnedBucket]:
+def reaching_back(observations: Sequence[EarningsObservation], window: Window) -> Window:
+    """`window` from the beginning of the coarse row that reaches into it, where one does."""
+    if not observations:
+        return window
+    with localcontext(_EXACT):
+        coarse = [p.window.start for p in _stretches(_streams(observations), HOUR) if _meet(p.window, window)]
+    return Window(min([window.start, *coarse]), window.end)
+
+
+@dataclass(frozen=True, slots=True)
+class _Streams:
+    """A node's streams by name: all their pieces in order, and between when and when they must be known.
+
+    `fine`: those of the pieces that are no longer than `MAX_GAP`. `counted`: the streams that are counters.
+    """
+
+    pieces: dict[str, list[_Piece]]
+    fine: dict[str, list[_Piece]]
+    counted: Collection[str]
+    begins: dict[str, datetime | None]
+    ends: dict[str, datetime | None]
+
+    def runs_on(self, stream: str) -> bool:
+        """Whether it tells more than longer buckets of its own (a paystub, a settled epoch)."""
+        return bool(self.fine[stream]) or stream in self.counted
+
+
+def _streams(observations: Sequence[EarningsObservation]) -> _Streams:
     counters: dict[str, list[EarningsCounter]] = defaultdict(list)
     buckets: dict[str, list[EarningsBucket]] = defaultdict(list)
     for item in sorted(observations, key=lambda o: o.observed_at):
@@ -284,32 +329,99 @@ def _earned(
         first = min(b.window.start for b in reported)
         begins[stream] = first if _came_at(first, observed) else None
         ends[stream] = _gone_at(max(b.window.end for b in reported), observed)
-    unit = observations[0].unit
+    fine = {stream: [p for p in found if not _is_long(p)] for stream, found in pieces.items()}
+    return _Streams(pieces, fine, counters.keys(), begins, ends)
 
-    def row(span: Window, amounts: Amounts, provenance: Provenance) -> EarnedBucket:
-        price = price_at(hour_of(span.end - timedelta(microseconds=1)))
-        return EarnedBucket(node=node, window=span, unit=unit, amounts=amounts, usd_price=price, provenance=provenance)
 
-    rows: list[EarnedBucket] = []
-    coarse: dict[Window, list[_Piece]] = defaultdict(list)
-    fine: dict[str, list[_Piece]] = {}
-    for stream, found in pieces.items():
-        fine[stream] = [p for p in found if p.window.end - p.window.start <= MAX_GAP]
-        for piece in found:
-            if piece.window.end - piece.window.start > MAX_GAP and _share_of(piece, window):
-                coarse[piece.window].append(piece)
-    rows += [
-        row(span, _combine([p.amounts for p in group]), _worst(p.provenance for p in group))
-        for span, group in coarse.items()
-    ]
-    start = hour_of(window.start)
-    start += (window.start - start) // step * step
+def _is_long(piece: _Piece) -> bool:
+    return piece.window.end - piece.window.start > MAX_GAP
+
+
+def _meet(one: Window, other: Window) -> bool:
+    return max(one.start, other.start) < min(one.end, other.end)
+
+
+def _floor(moment: datetime, step: timedelta) -> datetime:
+    hour = hour_of(moment)
+    return hour + (moment - hour) // step * step
+
+
+def _steps(streams: _Streams, window: Window, step: timedelta) -> list[_Piece]:
+    """The full steps of `window`."""
+    found: list[_Piece] = []
+    start = _floor(window.start, step)
     while start + step <= window.end:
         span = Window(start, start + step)
-        found_step = _step(span, pieces=pieces, fine=fine, counted=counters.keys(), begins=begins, ends=ends)
-        rows.append(row(span, *found_step) if found_step else row(span, Amounts(), Provenance.UNKNOWN))
+        found.append(_step(span, streams) or _Piece(span, Amounts(), Provenance.UNKNOWN))
         start += step
-    return sorted(rows, key=lambda r: (r.window.start, r.window.end))
+    return found
+
+
+def _buckets_of_their_own(streams: _Streams, window: Window) -> list[_Piece]:
+    """Longer buckets of streams that have no others, those of the same time added up."""
+    coarse: dict[Window, list[_Piece]] = defaultdict(list)
+    for stream, found in streams.pieces.items():
+        for piece in found:
+            if not streams.runs_on(stream) and _meet(piece.window, window):
+                coarse[piece.window].append(piece)
+    return [_sum(span, group) for span, group in coarse.items()]
+
+
+def _sum(span: Window, parts: Sequence[_Piece]) -> _Piece:
+    return _Piece(span, _combine([p.amounts for p in parts]), _worst(p.provenance for p in parts))
+
+
+def _stretches(streams: _Streams, step: timedelta) -> list[_Piece]:
+    """The stretches too coarse for steps, in order: each with all that the node's streams earned in it.
+
+    They reach to the full steps around, for a step that is known in part only has no amount of its own. Two that
+    begin and end within a step share what lies between: it goes to the earlier one.
+    """
+    groups = _gaps_together(streams)
+    found: list[_Piece] = []
+    for number, (span, gaps) in enumerate(groups):
+        first, last = _floor(span.start, step), _floor(span.end, step)
+        # A step that is known, but for a sliver, stays as it is.
+        from_known, to_known = (_step(Window(begun, begun + step), streams) is not None for begun in (first, last))
+        inner = Window(first + step if from_known else span.start, last if to_known else span.end)
+        inside = [part for short in streams.fine.values() for p in short if (part := _share_of(p, inner))]
+        stretch = _taking_in(_sum(span, gaps), inside, span)
+        earliest = span.start if from_known else max(first, found[-1].window.end) if found else first
+        # An end this close to the full step counts as read at it.
+        latest = span.end if to_known or span.end - last <= EDGE_TOLERANCE else last + step
+        if number + 1 < len(groups):
+            latest = min(latest, groups[number + 1][0].start)
+        for side in (Window(earliest, span.start), Window(span.end, latest)):
+            if side.start < side.end and (part := _step(side, streams)):
+                whole = Window(min(side.start, stretch.window.start), max(side.end, stretch.window.end))
+                stretch = _taking_in(stretch, [part], whole)
+        found.append(stretch)
+    return found
+
+
+def _gaps_together(streams: _Streams) -> list[tuple[Window, list[_Piece]]]:
+    """The longer pieces of all streams that run on, in order; those that overlap as one."""
+    gaps = sorted(
+        (p for stream, found in streams.pieces.items() if streams.runs_on(stream) for p in found if _is_long(p)),
+        key=lambda p: (p.window.start, p.window.end),
+    )
+    groups: list[tuple[Window, list[_Piece]]] = []
+    for gap in gaps:
+        start, end = gap.window.start, gap.window.end
+        # Streams are not read at quite the same moment.
+        if groups and start < groups[-1][0].end - EDGE_TOLERANCE:
+            span, group = groups[-1]
+            groups[-1] = (Window(span.start, max(span.end, end)), [*group, gap])
+        else:
+            groups.append((Window(max(start, groups[-1][0].end) if groups else start, end), [gap]))
+    return groups
+
+
+def _taking_in(stretch: _Piece, parts: Sequence[_Piece], span: Window) -> _Piece:
+    """`stretch` grown to `span` by what was earned there; as it is where that would make unknown what is known."""
+    grown = _sum(span, [stretch, *parts])
+    lost = any(getattr(stretch.amounts, k) is not None and getattr(grown.amounts, k) is None for k in _KINDS)
+    return stretch if lost else grown
 
 
 def _without_overlap(pieces: list[_Piece]) -> list[_Piece]:
@@ -326,33 +438,23 @@ def _without_overlap(pieces: list[_Piece]) -> list[_Piece]:
     return kept
 
 
-def _step(
-    span: Window,
-    *,
-    pieces: dict[str, list[_Piece]],
-    fine: dict[str, list[_Piece]],
-    counted: Collection[str],
-    begins: dict[str, datetime | None],
-    ends: dict[str, datetime | None],
-) -> tuple[Amounts, Provenance] | None:
-    """One full step over all streams of a node; None as soon as one that still runs is not covered."""
+def _step(span: Window, streams: _Streams) -> _Piece | None:
+    """All streams of a node in one full step; None as soon as one that still runs is not covered."""
     parts: list[_Piece] = []
-    for stream, short in fine.items():
-        if not short and stream not in counted:
-            # Only longer buckets (a paystub, a settled epoch): they tell nothing of the hours outside of them.
-            if any(_share_of(piece, span) for piece in pieces[stream]):
+    for stream, short in streams.fine.items():
+        if not streams.runs_on(stream):
+            # They tell nothing of the hours outside of them.
+            if any(_share_of(piece, span) for piece in streams.pieces[stream]):
                 return None
             continue
         starts = [p.window.start for p in short]
         near = short[max(0, bisect_right(starts, span.start) - 1) : bisect_right(starts, span.end)]
         inside = [part for part in (_share_of(p, span) for p in near) if part is not None]
         covered = sum(((p.window.end - p.window.start) for p in inside), timedelta(0))
-        began, ended = begins[stream], ends[stream]
+        began, ended = streams.begins[stream], streams.ends[stream]
         must_from = span.start if began is None else max(span.start, began)
         must_to = span.end if ended is None else min(span.end, ended)
         if must_to - must_from - covered > EDGE_TOLERANCE:
             return None
         parts += inside
-    if not parts:
-        return None
-    return _combine([p.amounts for p in parts]), _worst(p.provenance for p in parts)
+    return _sum(span, parts) if parts else None

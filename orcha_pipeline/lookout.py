@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orcha_pipeline.dagster_api import DagsterApi
-from orcha_pipeline.errors import OrchaError, SupervisionError, where
+from orcha_pipeline.errors import OrchaError, where
 from orcha_pipeline.installation import Installation
 from orcha_pipeline.status import Vitals, take_vitals
 from orcha_pipeline.warehouse.tallies import Tallies, tallies
@@ -17,16 +16,14 @@ WAIT_SECONDS = 0.6
 """So long an asker waits for a look that is under way, before he gets what was seen the last time."""
 OLD_SECONDS = 60.0
 """What is older is a problem of its own."""
-CYCLE_JOB = "cycle"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
-    """What one look found. `cycle_seconds`: how long the last cycle took; None where that is not known."""
+    """What one look found."""
 
     vitals: Vitals
     tallies: Tallies
-    cycle_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,17 +46,7 @@ def look(installation: Installation) -> Sight:
     vitals = take_vitals(installation)
     with installation.warehouse.read() as connection:
         counted = tallies(connection)
-    return Sight(vitals=vitals, tallies=counted, cycle_seconds=_cycle_seconds(installation))
-
-
-def _cycle_seconds(installation: Installation) -> float | None:
-    api = DagsterApi(f"http://127.0.0.1:{installation.settings.services.dagster_port}", timeout=5.0)
-    try:
-        return api.last_run_seconds(CYCLE_JOB)
-    except SupervisionError:
-        return None
-    finally:
-        api.close()
+    return Sight(vitals=vitals, tallies=counted)
 
 
 class Lookout:

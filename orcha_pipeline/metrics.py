@@ -87,8 +87,8 @@ def _of_sight(sight: Sight, age: float, now: datetime) -> Iterator[Metric]:
         "name",
         {each.name: (now - each.last_tick).total_seconds() for each in vitals.clockwork if each.last_tick},
     )
-    if sight.cycle_seconds is not None:
-        yield _gauge("orcha_cycle_duration_seconds", "How long the last cycle took.", sight.cycle_seconds)
+    if vitals.cycle_seconds is not None:
+        yield _gauge("orcha_cycle_duration_seconds", "How long the last cycle took.", vitals.cycle_seconds)
     yield _counters("orcha_decisions", "Decisions on record.", "verdict", sight.tallies.decisions)
     yield _counters("orcha_applications", "Applications on record.", "status", sight.tallies.applications)
 

@@ -5,10 +5,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import psutil
-
 from orcha_pipeline.dagster_api import DagsterApi
-from orcha_pipeline.disk import GIB
+from orcha_pipeline.disk import TOO_LITTLE_GIB, free_gib
 from orcha_pipeline.errors import OrchaError, SupervisionError
 from orcha_pipeline.installation import Installation
 from orcha_pipeline.nodes_json import iso
@@ -19,7 +17,7 @@ from orcha_pipeline.warehouse.vital_signs import Uptime
 LATE_AFTER = timedelta(minutes=35)
 """Two cycles and a bit: a host without a decision for so long is late, and so is a node that was not read."""
 WINDOWS = {"24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
-LEAST_FREE_GIB = 1.0
+CYCLE_JOB = "cycle"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +44,8 @@ class Vitals:
     uptime: Mapping[str, Uptime]
     """By window: 24h, 7d, 30d."""
     clockwork: tuple[Clockwork, ...]
+    cycle_seconds: float | None = None
+    """How long the last cycle took; None where that is not known."""
     pause: str
     frozen: Mapping[str, str] = field(default_factory=dict[str, str])
     awaiting: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -81,7 +81,7 @@ def take_vitals(installation: Installation) -> Vitals:
         alerts: dict[str, int] = {}
         for alert in open_alerts(connection):
             alerts[alert.severity] = alerts.get(alert.severity, 0) + 1
-    clockwork, silence = _clockwork(installation)
+    clockwork, cycle_seconds, silence = _of_dagster(installation)
     problems += [silence] if silence else []
     problems += [f"{each.name} is switched off" for each in clockwork if not each.running]
     problems += [_late("host", host, decided.get(host), now, "decided on") for host in sorted(hosts)]
@@ -92,8 +92,8 @@ def take_vitals(installation: Installation) -> Vitals:
         for row in left
         if now - row.started_at > LATE_AFTER
     ]
-    free = psutil.disk_usage(str(settings.home)).free / GIB
-    if free < LEAST_FREE_GIB:
+    free = free_gib(settings.home)
+    if free < TOO_LITTLE_GIB:
         problems.append(f"only {free:.2f} GiB are free for {settings.home}")
     return Vitals(
         now=now,
@@ -103,6 +103,7 @@ def take_vitals(installation: Installation) -> Vitals:
         read=read,
         uptime=uptime,
         clockwork=clockwork,
+        cycle_seconds=cycle_seconds,
         pause=pause.told() if pause else "",
         frozen={node: row.reason for node, row in frozen.items()},
         awaiting={host: row.decision_id for host, row in awaiting.items()},
@@ -119,16 +120,17 @@ def _late(what: str, name: str, last: datetime | None, now: datetime, done: str)
     return ""
 
 
-def _clockwork(installation: Installation) -> tuple[tuple[Clockwork, ...], str]:
-    """Schedules and sensors, and why they could not be asked for."""
+def _of_dagster(installation: Installation) -> tuple[tuple[Clockwork, ...], float | None, str]:
+    """Schedules and sensors, how long the last cycle took, and why they could not be asked for."""
     api = DagsterApi(f"http://127.0.0.1:{installation.settings.services.dagster_port}", timeout=5.0)
     try:
-        return tuple(
+        clockwork = tuple(
             Clockwork(name=name, running=running, last_tick=at, last_result=result)
             for name, running, at, result in api.clockwork()
-        ), ""
+        )
+        return clockwork, api.last_run_seconds(CYCLE_JOB), ""
     except SupervisionError:
-        return (), "Orcha does not run here: Dagster does not answer (`orcha up` starts it)"
+        return (), None, "Orcha does not run here: Dagster does not answer (`orcha up` starts it)"
     finally:
         api.close()
 

@@ -28,9 +28,10 @@ def a_sight(**changes: Any) -> Sight:
             Clockwork(name="every_15_minutes", running=True, last_tick=NOW - 5 * minutes, last_result="success"),
             Clockwork(name="apply_approved", running=False, last_tick=None, last_result=None),
         ),
+        cycle_seconds=4.25,
         pause="",
         alerts={"critical": 2},
         free_gib=12.5,
     )
     counted = Tallies(decisions={"hold": 90, "reallocate": 6}, applications={"applied": 5, "rolled_back": 1})
-    return Sight(vitals=replace(vitals, **changes), tallies=counted, cycle_seconds=4.25)
+    return Sight(vitals=replace(vitals, **changes), tallies=counted)

@@ -1,7 +1,6 @@
 """What `orcha doctor` finds, and that it finds nothing where all is well."""
 
 from contextlib import contextmanager
-from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -40,7 +39,7 @@ def installed(tmp_path, clock, nodes, monkeypatch):
         yield {node.name: nodes[node.name] for node in wanted}, {}
 
     monkeypatch.setattr(doctor, "open_adapters_of", opened)
-    monkeypatch.setattr(doctor.psutil, "disk_usage", lambda _path: SimpleNamespace(free=100 * doctor.GIB))
+    monkeypatch.setattr(doctor, "free_gib", lambda _home: 100.0)
     read_now(made.warehouse, nodes.values(), NOW)
     row = decision_to_apply("d-1", [decided_line("a", 60.0, 30.0), decided_line("b", 20.0, 50.0)])
     with made.warehouse.write() as connection:
@@ -146,7 +145,7 @@ def test_a_champion_whose_files_are_damaged_is_named(installed):
 
 @pytest.mark.parametrize(("free", "status"), [(4.0, Status.NOTE), (0.5, Status.BROKEN)])
 def test_a_disk_that_fills_is_told_of_in_time(installed, monkeypatch, free, status):
-    monkeypatch.setattr(doctor.psutil, "disk_usage", lambda _path: SimpleNamespace(free=free * doctor.GIB))
+    monkeypatch.setattr(doctor, "free_gib", lambda _home: free)
     assert f"{free:.1f} GiB are free" in told(installed, status)["disk"]
 
 

@@ -1,10 +1,13 @@
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orcha_pipeline.earnings import MAX_GAP, EarnedBucket, earned
+from orcha_pipeline.earnings import EDGE_TOLERANCE, MAX_GAP, EarnedBucket, earned, reaching_back
 from orcha_pipeline.model import (
     HOUR,
     Amounts,
@@ -86,6 +89,63 @@ def test_a_gap_stays_unknown_by_the_hour_and_keeps_its_amount_as_one_coarse_buck
     coarse = [row for row in rows if row.window.hours > 1]
     assert nets(fine) == [1, None, None, None]
     assert [(row.window.start, row.window.end, row.amounts.net) for row in coarse] == [(at(1), at(4), Decimal(9))]
+
+
+def known(rows: list[EarnedBucket]) -> list[tuple[float, float, Decimal]]:
+    """(start, end, net) of each row that is known, in hours."""
+    return [
+        ((row.window.start - START) / HOUR, (row.window.end - START) / HOUR, row.amounts.net)
+        for row in rows
+        if row.amounts.net is not None
+    ]
+
+
+def test_what_was_earned_in_the_hours_that_a_gap_begins_and_ends_in_is_in_its_bucket():
+    moments = [0, 0.5, 1, 1.5, 1.75, 5.25, 5.5, 6, 7]
+    rows = hours_of([counter(moment, 4 * moment) for moment in moments], end=7)
+    assert known(rows) == [(0, 1, 4), (1, 6, 20), (6, 7, 4)]
+    assert next(row for row in rows if row.window.hours == 5).provenance is Provenance.MEASURED
+
+
+def test_a_reading_cut_at_the_full_hour_makes_the_gaps_bucket_our_estimate():
+    rows = hours_of([counter(moment, 4 * moment) for moment in [0, 0.75, 1.25, 5, 6]], end=6)
+    assert known(rows) == [(0, 1, 4), (1, 5, 16), (5, 6, 4)]
+    assert [row.provenance for row in rows if row.window.hours == 4] == [Provenance.OUR_ESTIMATE]
+
+
+def test_the_hour_in_which_one_gap_ends_and_the_next_begins_belongs_to_the_first():
+    rows = hours_of([counter(moment, 4 * moment) for moment in [0, 3.25, 3.75, 6]], end=6)
+    assert known(rows) == [(0, 3.75, 15), (3.75, 6, 9)]
+
+
+def test_what_other_streams_earned_in_a_gap_of_one_is_in_its_bucket():
+    rows = hours_of([*(counter(h / 2, h, stream="a") for h in range(13)), *gappy("b", 10, (0, 1, 1.5, 5, 6))], end=6)
+    assert known(rows) == [(0, 1, 12), (1, 5, 4 * 12), (5, 6, 12)]
+
+
+def gappy(stream: str, rate: int, moments: Sequence[float]) -> list[EarningsCounter]:
+    return [counter(moment, rate * moment, stream=stream) for moment in moments]
+
+
+def test_what_follows_a_gap_waits_for_its_full_hour_and_an_unknown_reading_takes_nothing_away():
+    begun = [counter(moment, 4 * moment) for moment in (0, 1, 4.25, 4.5)]
+    assert known(hours_of(begun, end=4)) == [(0, 1, 4), (1, 4.25, 13)]
+    assert known(hours_of([*begun, counter(5, 20)], end=5)) == [(0, 1, 4), (1, 5, 16)]
+    assert known(hours_of([*begun, counter(4.75, None), counter(5, 20)], end=5)) == [(0, 1, 4), (1, 4.25, 13)]
+
+
+def test_a_row_of_a_gap_is_the_same_whatever_hours_are_asked_for():
+    seen = [counter(moment, 4 * moment) for moment in (0, 1, 1.5, 5.5, 6, 7)]
+    assert [known(hours_of(seen, start, start + 1)) for start in range(1, 6)] == [[(1, 6, 20)]] * 5
+    whole = Window(at(3), at(7))
+    assert reaching_back(seen, whole) == Window(at(1), at(7))
+    assert reaching_back(seen, Window(at(6), at(7))) == Window(at(6), at(7))
+
+
+def test_a_settled_epoch_and_a_gap_are_told_apart():
+    epoch = replace(bucket(-300, 5, 700), stream="settled")
+    rows = hours_of([epoch, *(counter(moment, 4 * moment) for moment in (4, 5, 5.5, 8, 9))], start=4, end=9)
+    assert known(rows) == [(-300, 5, 700), (5, 8, 12), (8, 9, 4)]
 
 
 def test_a_month_that_turns_loses_nothing_when_the_old_total_is_still_told():
@@ -242,6 +302,41 @@ def test_hours_add_up_to_the_counter_whenever_it_was_read(gaps, data):
     before = [r for r in readings if r.observed_at <= START + full * HOUR][-1]
     summed = sum(known, Decimal(0))
     assert before.amounts.net - Decimal("1e-9") <= summed <= after.amounts.net + Decimal("1e-9")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.integers(1, 100), st.integers(101, 600), st.sampled_from([15, 30, 60, 59, 61, 120])),
+            st.sampled_from([("a", "b"), ("a", "b"), ("a",), ("b",)]),
+            st.integers(0, 50),
+        ),
+        max_size=30,
+    )
+)
+def test_whenever_counters_are_read_all_that_they_told_is_in_the_rows_once(reads):
+    """Each read: minutes since the one before, what streams answer, and what each earned meanwhile."""
+    minutes, totals, both = 0, {"a": 0, "b": 0}, [0]
+    seen = [counter(0, 0, stream=stream) for stream in totals]
+    until_full_hour = 60 - sum(gap for gap, *_ in reads) % 60
+    for gap, answered, amount in [*reads, (until_full_hour, ("a", "b"), 7)]:
+        minutes += gap
+        for number, stream in enumerate(totals, start=1):
+            totals[stream] += amount * number
+            if stream in answered:
+                seen.append(counter(minutes / 60, totals[stream], stream=stream))
+        both += [minutes] if len(answered) == 2 else []
+    rows = hours_of(seen, end=minutes // 60)
+    told = known(rows)
+    assert abs(sum(net for *_, net in told) - sum(totals.values())) < Decimal("1e-20")
+    assert all(net >= 0 for *_, net in told)
+    sliver = EDGE_TOLERANCE / HOUR
+    assert all(later >= end - sliver for (_, end, _), (later, _, _) in pairwise(told))
+    assert len([row for row in rows if row.window.hours == 1]) == minutes // 60
+    away = [(start, end) for start, end in pairwise(both) if timedelta(minutes=end - start) > MAX_GAP]
+    for hour in range(minutes // 60):
+        if all(end <= 60 * hour or start >= 60 * (hour + 1) for start, end in away):
+            assert (hour, hour + 1) in {(start, end) for start, end, _ in told}
 
 
 # --- streams that come and go

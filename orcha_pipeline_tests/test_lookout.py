@@ -1,7 +1,6 @@
 """Looking without waiting: what was seen last is told at once, whatever the look meets."""
 
 import threading
-import time
 from datetime import timedelta
 
 import pytest
@@ -24,13 +23,16 @@ class Looked:
         self.now = 1000.0
         self.found = a_sight()
         self.looks = 0
+        self.under_way = False
         self.may_end = threading.Event()
         self.may_end.set()
         self.lookout = Lookout(self._look, monotonic=lambda: self.now)
 
     def _look(self):
         self.looks += 1
+        self.under_way = True
         assert self.may_end.wait(PATIENCE)
+        self.under_way = False
         if isinstance(self.found, Exception):
             raise self.found
         return self.found
@@ -61,9 +63,8 @@ def test_while_a_look_takes_long_the_last_is_told_and_no_other_begins(looked):
     looked.lookout.seen(wait=PATIENCE)
     looked.may_end.clear()
     looked.now += 20
-    asked = time.monotonic()
     seen = looked.lookout.seen()
-    assert time.monotonic() - asked < PATIENCE / 2
+    assert looked.under_way
     assert (seen.sight, seen.age, seen.trouble) == (looked.found, 20, "")
     looked.now += OLD_SECONDS
     seen = looked.lookout.seen(wait=0)
@@ -111,7 +112,7 @@ def test_a_real_look_counts_what_is_on_record(tmp_path):
     assert sight.tallies.decisions == {"hold": 2, "reallocate": 1}
     assert set(sight.tallies.applications.values()) == {0}
     assert sight.vitals.decided == {"box": NOW}
-    assert sight.cycle_seconds is None  # nobody listens where Dagster would
+    assert sight.vitals.cycle_seconds is None  # nobody listens where Dagster would
 
 
 def test_where_there_is_no_warehouse_that_is_told(tmp_path):

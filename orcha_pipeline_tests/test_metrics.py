@@ -1,6 +1,5 @@
 """What Prometheus reads, parsed by its own library."""
 
-from dataclasses import replace
 from datetime import timedelta
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -61,7 +60,7 @@ def test_what_is_not_known_has_no_sample():
         "orcha_healthy", "orcha_problems", "orcha_service_up", "orcha_service_restarts_total",
     }  # fmt: skip
     assert told["orcha_problems",] == 2
-    unknown = replace(a_sight(decided={}, read={}, clockwork=(), uptime={}), cycle_seconds=None)
+    unknown = a_sight(decided={}, read={}, clockwork=(), uptime={}, cycle_seconds=None)
     names = {name for name, *_ in samples(Seen(sight=unknown, age=0.0, trouble=""))}
     assert names.isdisjoint({"orcha_decision_age_seconds", "orcha_cycle_duration_seconds", "orcha_uptime_ratio"})
 

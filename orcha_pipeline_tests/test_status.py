@@ -33,13 +33,16 @@ def answer(*, running="RUNNING", ticks=({"timestamp": TICK, "status": "SUCCESS"}
 
 @pytest.fixture
 def webserver(monkeypatch):
-    """Dagster's answer to the question of its clockwork; None: nobody listens."""
-    found = {"answer": answer()}
+    """Dagster's answer to the question of its clockwork, None: nobody listens; and the runs of its cycle."""
+    found = {"answer": answer(), "runs": [{"startTime": 100.0, "endTime": 104.5}]}
 
     def asked(request):
         if found["answer"] is None:
             raise httpx.ConnectError("refused")
-        assert json.loads(request.content)["variables"]["repository"]["repositoryLocationName"] == "orcha"
+        variables = json.loads(request.content)["variables"]
+        if variables.get("job") == "cycle":
+            return httpx.Response(200, json={"data": {"runsOrError": {"results": found["runs"]}}})
+        assert variables["repository"]["repositoryLocationName"] == "orcha"
         return httpx.Response(200, json={"data": {"repositoryOrError": found["answer"]}})
 
     class Stand(DagsterApi):
@@ -82,7 +85,15 @@ def test_where_all_is_well_it_says_so(installed):
         ("apply_decision", True, "success"),
     ]
     assert vitals.clockwork[0].last_tick == NOW - 5 * MINUTE
+    assert vitals.cycle_seconds == 4.5
     assert vitals.free_gib > 0
+
+
+def test_before_the_first_cycle_has_ended_nobody_knows_how_long_it_takes(installed, webserver):
+    webserver["runs"] = []
+    vitals = take_vitals(installed)
+    assert vitals.healthy
+    assert vitals.cycle_seconds is None
 
 
 def test_what_is_late_is_named_with_when_it_last_was(installed, clock):
@@ -102,7 +113,7 @@ def test_a_dagster_that_does_not_answer_is_a_problem_and_the_rest_is_told(instal
     webserver["answer"] = None
     vitals = take_vitals(installed)
     assert vitals.problems == ("Orcha does not run here: Dagster does not answer (`orcha up` starts it)",)
-    assert vitals.clockwork == ()
+    assert (vitals.clockwork, vitals.cycle_seconds) == ((), None)
     assert vitals.decided == {"box": NOW - 5 * MINUTE}
 
 
@@ -118,7 +129,7 @@ def test_frozen_nodes_pauses_requests_and_a_full_disk_are_told(installed, monkey
         freezes.freeze(connection, application_id="a-1", stuck={"a": "set limit of a to 60"}, at=NOW)
     decide(installed, NOW - 4 * MINUTE, verdict=Verdict.REALLOCATE, mode=Mode.CONFIRM, expires_at=NOW + HOUR)
     pause(installed, who="ada", why="")
-    monkeypatch.setattr(status.psutil, "disk_usage", lambda _path: type("Disk", (), {"free": 0.5 * status.GIB}))
+    monkeypatch.setattr(status, "free_gib", lambda _folder: 0.5)
     vitals = take_vitals(installed)
     assert vitals.problems[0] == "a is frozen: please set limit of a to 60, then `orcha unfreeze a`"
     assert vitals.problems[1].startswith("only 0.50 GiB are free")

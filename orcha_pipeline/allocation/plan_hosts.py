@@ -61,13 +61,33 @@ def plan_hosts(
     levers: Mapping[str, Lever | None],
     quarters_of: Callable[[Sequence[str]], Quarters],
     *,
+    recovered: Sequence[Recovered] = (),
     processes: int | None = None,
 ) -> Iterator[HostPlan]:
     """A plan for every configured host; a group of hosts that cannot be planned stops no other.
 
+    There is none for a host of which an application was only now brought to its end (`recovered`): its nodes were read
+    before they were set back, and the next reading tells where they stand. It is planned along only for the sake of
+    hosts that share a limit with it.
+
     Many groups are planned by several processes at once: as many as there are cores, or `processes`.
     """
-    groups = _groups(settings, situation, levers)
+    unread = {
+        each.host: f"an earlier change of {each.host} has only now found its end: {each.reason}" for each in recovered
+    }
+    groups: list[_Group] = []
+    for group in _groups(settings, situation, levers):
+        if all(host.name in unread for host in group.hosts):
+            yield from (HostPlan(host.name, None, unread[host.name]) for host in group.hosts)
+        else:
+            groups.append(group)
+    for made in _plans(groups, quarters_of, processes):
+        yield HostPlan(made.host, None, unread[made.host]) if made.host in unread else made
+
+
+def _plans(
+    groups: Sequence[_Group], quarters_of: Callable[[Sequence[str]], Quarters], processes: int | None
+) -> Iterator[HostPlan]:
     processes = min(processes or os.cpu_count() or 1, len(groups) // GROUPS_A_PROCESS)
     tasks = _with_quarters(groups, quarters_of)
     if processes <= 1:
@@ -83,16 +103,6 @@ def plan_hosts(
                 yield from waiting.popleft().result()
         for each in waiting:
             yield from each.result()
-
-
-def without_plan(made: HostPlan, recovered: Sequence[Recovered]) -> HostPlan:
-    """No plan for a host of which an application was only now brought to its end."""
-    for each in recovered:
-        if each.host == made.host:
-            return HostPlan(
-                made.host, None, f"an earlier change of {made.host} has only now found its end: {each.reason}"
-            )
-    return made
 
 
 def _groups(settings: Settings, situation: Situation, levers: Mapping[str, Lever | None]) -> list[_Group]:

@@ -15,6 +15,7 @@ from orcha_pipeline.allocation.reasons import number
 from orcha_pipeline.model import HOUR
 from orcha_pipeline.settings import Settings
 from orcha_pipeline.warehouse import reversals
+from orcha_pipeline.warehouse.connection import Warehouse
 from orcha_pipeline.warehouse.decisions import Connection, DecisionRow
 from orcha_pipeline.warehouse.planning_rows import quarters_in_force
 from orcha_pipeline.warehouse.reversals import ReversalRow
@@ -42,10 +43,23 @@ class Remembered:
     why: str
 
 
-def notice(connection: Connection, settings: Settings, now: datetime) -> list[ReversalRow]:
+def notice(warehouse: Warehouse, settings: Settings, now: datetime) -> list[ReversalRow]:
     """Write down the changes in force that have lost more than they might; those that are new."""
     if not settings.apply.set_back:
         return []
+    with warehouse.read() as connection:
+        found = _lost(connection, settings, now)
+    if not found:  # as nearly always: nobody waits for a writer
+        return []
+    with warehouse.write() as connection:
+        found = _lost(connection, settings, now)  # as it stands now that nobody else writes
+        for row in found:
+            reversals.record(connection, row)
+    return found
+
+
+def _lost(connection: Connection, settings: Settings, now: datetime) -> list[ReversalRow]:
+    """The changes in force that have lost more than they might, and of which that is not on record."""
     due = [
         each
         for each in reversals.in_force(connection, now=now)
@@ -71,7 +85,6 @@ def notice(connection: Connection, settings: Settings, now: datetime) -> list[Re
                 lost_usd=lost[0],
                 bound_usd=lost[1],
             )
-            reversals.record(connection, row)
             found.append(row)
     return found
 

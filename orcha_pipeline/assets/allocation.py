@@ -176,12 +176,11 @@ def build_allocation() -> list[dg.AssetsDefinition]:
         context: dg.AssetExecutionContext, nodes: NodesResource, warehouse: WarehouseResource
     ) -> dg.MaterializeResult[Any]:
         """The best division of each host to take now, a day looked ahead, less what changing to it costs."""
-        from orcha_pipeline.allocation.plan_hosts import plan_hosts, without_plan
+        from orcha_pipeline.allocation.plan_hosts import plan_hosts
 
         installation = nodes.installation()
         store = warehouse.warehouse
-        with store.write() as connection:
-            lost = notice(connection, installation.settings, installation.clock.now())
+        lost = notice(store, installation.settings, installation.clock.now())
         for loss in lost:
             context.log.warning(
                 "The change of %s by decision %s has lost %s USD, of %s that it might: it is set back",
@@ -193,15 +192,17 @@ def build_allocation() -> list[dg.AssetsDefinition]:
             levers, failures = first_levers(adapters)
         for node, failure in failures.items():
             context.log.warning("%s keeps its share: its levers could not be read: %s", node, failure)
-        made = list(
-            plan_hosts(
-                installation.settings, situation, levers, lambda names: read_quarters(store, names, situation.now)
-            )
-        )
         for each in recovered:
             context.log.warning("An application of %s had no end; %s: %s", each.host, each.status.value, each.reason)
-        # Its nodes were read before they were set back: the next reading tells where they stand.
-        made = [without_plan(each, recovered) for each in made]
+        made = list(
+            plan_hosts(
+                installation.settings,
+                situation,
+                levers,
+                lambda names: read_quarters(store, names, situation.now),
+                recovered=recovered,
+            )
+        )
         with store.write() as connection:
             for each in made:
                 decisions.record_plan(

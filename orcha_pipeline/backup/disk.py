@@ -1,6 +1,5 @@
-"""Folders of unfinished work, and what a full disk says."""
+"""Folders of unfinished work."""
 
-import errno
 import fcntl
 import os
 import shutil
@@ -8,15 +7,6 @@ import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def is_full(error: Exception) -> bool:
-    """Whether an error of the system, of DuckDB or of SQLite says that there is no room left."""
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return True
-    return any(words in str(error) for words in ("disk is full", "No space left", "Disk quota", "File too large"))
 
 
 @contextmanager

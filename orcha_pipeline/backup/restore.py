@@ -14,11 +14,10 @@ from pathlib import Path
 import duckdb
 
 from orcha_pipeline.backup.archive import extract
-from orcha_pipeline.backup.disk import is_full
 from orcha_pipeline.backup.journal import CONFIG_STAGED, Journal, begin, carry_on, pending
 from orcha_pipeline.backup.manifest import CONFIG, HOME, MLFLOW_ARTIFACTS, MLFLOW_STORE, ROOTS, WAREHOUSE, Manifest
 from orcha_pipeline.backup.mlflow_paths import move_artifacts
-from orcha_pipeline.disk import MIB
+from orcha_pipeline.disk import MIB, is_full
 from orcha_pipeline.errors import BackupError
 from orcha_pipeline.settings import Settings
 from orcha_pipeline.warehouse.connection import Warehouse

@@ -13,10 +13,10 @@ import duckdb
 from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
 from orcha_pipeline.backup.archive import verify, write_archive
-from orcha_pipeline.backup.disk import is_full, scratch_folder
+from orcha_pipeline.backup.disk import scratch_folder
 from orcha_pipeline.backup.manifest import FileEntry, Manifest
 from orcha_pipeline.backup.snapshot import Snapshot, Source, take
-from orcha_pipeline.disk import MIB, sync_folder
+from orcha_pipeline.disk import MIB, is_full, sync_folder
 from orcha_pipeline.errors import BackupError, WarehouseError
 
 SUFFIX = ".tar.gz"

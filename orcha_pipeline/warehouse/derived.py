@@ -2,13 +2,14 @@
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 import duckdb
 
-from orcha_pipeline.earnings import EarnedBucket, PriceAt, earned
-from orcha_pipeline.model import HOUR, SLOT, Window
+from orcha_pipeline.earnings import EarnedBucket, PriceAt, earned, reaching_back
+from orcha_pipeline.model import HOUR, SLOT, EarningsObservation, Window
 from orcha_pipeline.warehouse.facts import aware, earnings_observations, insert, naive, price_samples, scalar
 
 PRICE_STALE_AFTER = timedelta(hours=2)
@@ -33,15 +34,42 @@ def price_lookup(samples: Sequence[tuple[datetime, Decimal]], tokens_per_native:
     return price_at
 
 
+@dataclass(frozen=True, slots=True)
+class _Observed:
+    """What a node reported of `window` and around it."""
+
+    window: Window
+    observations: list[EarningsObservation]
+
+
+def _around(window: Window) -> Window:
+    return Window(window.start - LOOK_AROUND, window.end + LOOK_AROUND)
+
+
+def _observed(connection: duckdb.DuckDBPyConnection, window: Window) -> dict[str, _Observed]:
+    """Node -> what it reported of `window`; of one that was silent as it begins, from before its silence on."""
+    found: dict[str, _Observed] = {}
+    for node, observations in earnings_observations(connection, _around(window)).items():
+        looked, told = window, observations
+        while (reach := reaching_back(told, window)).start < looked.start:
+            looked, told = reach, earnings_observations(connection, _around(reach), node=node)[node]
+        found[node] = _Observed(looked, told)
+    return found
+
+
 def _earned_by_all(
-    connection: duckdb.DuckDBPyConnection, window: Window, tokens: Tokens, *, step: timedelta
+    connection: duckdb.DuckDBPyConnection, observed: Mapping[str, _Observed], tokens: Tokens, *, step: timedelta
 ) -> list[EarnedBucket]:
-    """What every node earned in the full steps of `window`, and in stretches too coarse for hours."""
-    around = Window(window.start - LOOK_AROUND, window.end + LOOK_AROUND)
-    observations = earnings_observations(connection, around)
-    samples = price_samples(connection, around)
+    """What every node earned in the full steps of its window, and in stretches too coarse for hours."""
+    if not observed:
+        return []
+    windows = [each.window for each in observed.values()]
+    samples = price_samples(
+        connection, _around(Window(min(each.start for each in windows), max(each.end for each in windows)))
+    )
     rows: list[EarnedBucket] = []
-    for node, found in observations.items():
+    for node, each in observed.items():
+        found = each.observations
         token, factor = tokens.get(node, (None, None))
         if found[0].unit == "USD":
             price_at: PriceAt = _dollar
@@ -49,21 +77,27 @@ def _earned_by_all(
             price_at = _no_price
         else:
             price_at = price_lookup(samples.get(token, []), factor)
-        rows += earned(node, found, window, price_at, step=step)
+        rows += earned(node, found, each.window, price_at, step=step)
     return rows
 
 
 def rebuild_earnings_hourly(
     connection: duckdb.DuckDBPyConnection, window: Window, tokens: Tokens
 ) -> list[EarnedBucket]:
-    """Compute `earnings_hourly` anew for the full hours of `window`.
+    """Compute `earnings_hourly` anew for the full hours of `window`, and for a silence that reaches into it.
 
     What is earned in US dollars needs no price.
     """
-    rows = _earned_by_all(connection, window, tokens, step=HOUR)
-    connection.execute(
-        "DELETE FROM earnings_hourly WHERE ended_at > ? AND started_at < ?", [naive(window.start), naive(window.end)]
-    )
+    observed = _observed(connection, window)
+    rows = _earned_by_all(connection, observed, tokens, step=HOUR)
+    start, end = naive(window.start), naive(window.end)
+    connection.execute("DELETE FROM earnings_hourly WHERE ended_at > ? AND started_at < ?", [start, end])
+    for node, each in observed.items():
+        if each.window.start < window.start:
+            connection.execute(
+                "DELETE FROM earnings_hourly WHERE node = ? AND ended_at > ? AND started_at < ?",
+                [node, naive(each.window.start), end],
+            )
     insert(
         connection,
         "earnings_hourly",
@@ -103,6 +137,9 @@ def rebuild_rates_quarterly(connection: duckdb.DuckDBPyConnection, window: Windo
 
     A quarter in which the share was changed has an unknown share: part of it ran at the old one, or at none.
     """
+    observed = {
+        node: _Observed(window, found) for node, found in earnings_observations(connection, _around(window)).items()
+    }
     rows = [
         {
             "node": row.node,
@@ -110,7 +147,7 @@ def rebuild_rates_quarterly(connection: duckdb.DuckDBPyConnection, window: Windo
             "usd_per_hour": None if (usd := row.usd("net")) is None else usd * (HOUR / SLOT),
             "share": None,
         }
-        for row in _earned_by_all(connection, window, tokens, step=SLOT)
+        for row in _earned_by_all(connection, observed, tokens, step=SLOT)
         if row.window.end - row.window.start == SLOT
     ]
     start, end = naive(window.start), naive(window.end)

@@ -259,9 +259,9 @@ def last_observed(connection: duckdb.DuckDBPyConnection, before_slot: datetime) 
 
 
 def earnings_observations(
-    connection: duckdb.DuckDBPyConnection, window: Window
+    connection: duckdb.DuckDBPyConnection, window: Window, *, node: str | None = None
 ) -> dict[str, list[EarningsObservation]]:
-    """Node -> what it reported of `window`, in order of time.
+    """Node -> what it reported of `window`, in order of time. Of all nodes, or of one.
 
     Buckets that meet the window; counters read inside it, each with its last reading before, however long ago that
     was: what was earned across the gap between them would be lost otherwise.
@@ -273,15 +273,15 @@ def earnings_observations(
         "  WHERE kind = 'counter' AND observed_at < $start GROUP BY node, stream) "
         "SELECT e.node, e.observed_at, stream, kind, started_at, ended_at, unit, gross, held, net, doubtful, "
         "  provenance, source FROM earnings e LEFT JOIN inside i USING (node, stream) "
-        "  LEFT JOIN before b USING (node, stream) WHERE CASE kind "
+        "  LEFT JOIN before b USING (node, stream) WHERE e.node = coalesce($node, e.node) AND CASE kind "
         "    WHEN 'bucket' THEN started_at < $end AND ended_at > $start "
         "    ELSE (e.observed_at >= $start AND e.observed_at <= $end) "
         "      OR (i.node IS NOT NULL AND e.observed_at = b.observed_at) END "
         "ORDER BY e.node, e.observed_at",
-        {"start": naive(window.start), "end": naive(window.end)},
+        {"start": naive(window.start), "end": naive(window.end), "node": node},
     ).fetchall()
     found: dict[str, list[EarningsObservation]] = {}
-    for node, observed, stream, kind, start, end, unit, gross, held, net, doubtful, provenance, source in rows:
+    for name, observed, stream, kind, start, end, unit, gross, held, net, doubtful, provenance, source in rows:
         amounts = Amounts(gross=gross, held=held, net=net, doubtful=doubtful)
         if kind == "bucket":
             item: EarningsObservation = EarningsBucket(
@@ -303,7 +303,7 @@ def earnings_observations(
                 provenance=Provenance(provenance),
                 source=source,
             )
-        found.setdefault(node, []).append(item)
+        found.setdefault(name, []).append(item)
     return found
 
 

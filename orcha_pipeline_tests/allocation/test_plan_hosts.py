@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from orcha_pipeline.allocation.gates import decide
-from orcha_pipeline.allocation.plan_hosts import plan_hosts, without_plan
+from orcha_pipeline.allocation.plan_hosts import plan_hosts
 from orcha_pipeline.allocation.recovery import Recovered
 from orcha_pipeline.allocation.situation import Situation
 from orcha_pipeline.model import HOUR, ApplicationStatus, HealthState, Lever, LeverMode, Mode, Verdict, YieldForecast
@@ -58,6 +58,7 @@ def plans(
     now: datetime = NOW,
     spread=0.05,
     processes: int | None = None,
+    recovered: Sequence[Recovered] = (),
     **known: Any,
 ):
     """By host. `usd`: an hour at full share, for the coming day; `levers`: one for all nodes, or by node."""
@@ -76,7 +77,7 @@ def plans(
         nothing = np.full((7 * 96, len(names)), np.nan)
         return Quarters(now - timedelta(days=7), nothing, nothing)
 
-    made = list(plan_hosts(settings, situation, levers, quarters, processes=processes))
+    made = list(plan_hosts(settings, situation, levers, quarters, processes=processes, recovered=recovered))
     assert [each.host for each in made] == sorted([each.host for each in made])
     assert sorted(each.host for each in made) == sorted(each.name for each in settings.hosts)
     assert all((each.plan is None) == bool(each.reason) for each in made)
@@ -177,12 +178,43 @@ def test_a_node_that_could_not_be_set_back_is_left_alone():
 
 def test_a_host_of_which_a_change_has_only_now_found_its_end_gets_no_plan():
     settings = settings_of([host("h1"), host("h2")], TWO)
-    made = plans(settings, shares={"a": 0.5, "b": 0.5}, usd={"a": 0.1, "b": 0.1})
+    known = {"shares": {"a": 0.5, "b": 0.5}, "usd": {"a": 0.1, "b": 0.1}}
     ended = Recovered("h1", "a-1", ApplicationStatus.ROLLED_BACK, "Set back and read back: a.")
-    first, second = (without_plan(each, [ended]) for each in made.values())
-    assert first.plan is None
-    assert first.reason == "an earlier change of h1 has only now found its end: Set back and read back: a."
-    assert second is made["h2"]
+    made = plans(settings, **known, recovered=[ended])
+    assert made["h1"].plan is None
+    assert made["h1"].reason == "an earlier change of h1 has only now found its end: Set back and read back: a."
+    assert made["h2"].plan is not None
+
+
+def test_what_is_of_no_use_is_not_planned_for_nor_read():
+    settings = settings_of([host("h1"), host("h2")], TWO)
+    ended = Recovered("h1", "a-1", ApplicationStatus.ROLLED_BACK, "Set back.")
+    situation = Situation(NOW, {"a": read(0.5), "b": read(0.5)}, {}, {}, {})
+    asked: list[str] = []
+
+    def quarters(names):
+        asked.extend(names)
+        return Quarters(
+            NOW - timedelta(days=7), np.full((7 * 96, len(names)), 0.05), np.full((7 * 96, len(names)), 0.5)
+        )
+
+    levers = dict.fromkeys("ab", a_lever())
+    made = {each.host: each for each in plan_hosts(settings, situation, levers, quarters, recovered=[ended])}
+    assert asked == ["b"]
+    assert made["h1"].plan is None
+    assert made["h2"].plan is not None
+    both = [ended, Recovered("h2", "a-2", ApplicationStatus.DROPPED, "Nothing was done.")]
+    assert [each.plan for each in plan_hosts(settings, situation, levers, quarters, recovered=both)] == [None, None]
+    assert asked == ["b"]
+
+
+def test_a_host_that_shares_a_limit_is_planned_along_but_gets_no_plan():
+    limit = {"name": "uplink", "nodes": ["a", "b"], "shares": 1.2}
+    settings = settings_of([host("h1"), host("h2")], TWO, limit)
+    ended = Recovered("h1", "a-1", ApplicationStatus.ROLLED_BACK, "Set back.")
+    made = plans(settings, shares={"a": 0.5, "b": 0.5}, usd={"a": 0.1, "b": 0.1}, recovered=[ended])
+    assert made["h1"].plan is None
+    assert made["h2"].plan is not None
 
 
 # --- fleets

@@ -117,8 +117,7 @@ class Rig:
         self.clock.set(at)
         made = self.installation.settings
         made = made.model_copy(update={"apply": made.apply.model_copy(update=settings)})
-        with self.store.write() as connection:
-            return notice(connection, made, at)
+        return notice(self.store, made, at)
 
     def to_set_back(self, at):
         with self.store.read() as connection:
@@ -161,6 +160,13 @@ def test_one_that_paid_or_lost_within_its_bound_is_not(rig, a, b, settings):
     rig.change()
     rig.earned(8, a=a, b=b)
     assert rig.notice(NOW + HOUR, **settings) == []
+
+
+def test_where_nothing_was_lost_nobody_waits_for_a_writer(rig, monkeypatch):
+    rig.change()
+    rig.earned(8, a=0.1, b=1.0)
+    monkeypatch.setattr(rig.store, "write", lambda: pytest.fail("opened for writing"))
+    assert rig.notice(NOW + HOUR) == []
 
 
 def test_one_that_had_to_be_made_is_not(rig):

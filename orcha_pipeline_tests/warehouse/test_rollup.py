@@ -426,6 +426,23 @@ def test_hourly_earnings_and_features_are_the_same_from_what_is_left(store, odd)
     assert derived(store, window) == before
 
 
+@pytest.mark.parametrize("both", [False, True], ids=["of one stream", "of both"])
+def test_the_bucket_of_a_gap_and_of_its_broken_hours_is_the_same(warehouse, both):
+    readings = []
+    for i in range(4 * 20):
+        moment, away = START + SLOT * i + timedelta(seconds=7), 18 < i < 42
+        if not (away and both):
+            told = counter(moment, Decimal(i)), counter(moment, Decimal(3 * i), stream="other")
+            readings.append(reading(moment, told[1:] if away else told))
+    record(warehouse, readings, [])
+    window = Window(START, START + 19 * HOUR)
+    before = derived(warehouse, window)
+    (coarse,) = [row for row in before[0] if row[2] - row[1] > HOUR]
+    assert round(coarse[6], 9) == 4 * 4 * 7
+    assert roll_up(warehouse, until=START + DAY)["earnings"] > 0
+    assert derived(warehouse, window) == before
+
+
 def test_the_hours_around_the_day_that_was_reduced_last_are_the_same(warehouse):
     prices = [price(START + SLOT * i, str(i + 1)) for i in range(4 * 72)]
     record(warehouse, steady(72), prices)

@@ -34,7 +34,7 @@ from orcha_pipeline_tests.bench.soak_direct import DirectCycle, Played
 from orcha_pipeline_tests.bench.soak_world import Outage, World
 
 MIB = 2**20
-APPLY_SENSORS = ("apply_decision", "apply_approved")
+APPLY_SENSORS = ("apply_decision", "apply_approved", "apply_again")
 NIGHT = timedelta(hours=2, minutes=45)
 """When housekeeping is done: the slot after its schedule."""
 DISK_EVERY = 4

@@ -13,12 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from orcha_pipeline.installation import open_installation
-from orcha_pipeline.supervisor import Service, Supervisor
+from orcha_pipeline.supervisor import RestartPolicy, Service, Supervisor
 from orcha_pipeline.up import services_of
 from orcha_pipeline_tests.integration import watched_definitions
 
 KEPT = ("code-server", "daemon")
 READY = "ready"
+EACH_TIME_AT_ONCE = RestartPolicy(longest_delay=1.0)
+"""What is killed again and again is no service that keeps dying."""
 
 
 def _watched(service: Service) -> Service:
@@ -34,7 +36,7 @@ def main() -> None:
     """Keep them until a signal says to end."""
     services = services_of(open_installation(), None, datetime.now(UTC))
     assert watched_definitions.ORDER in os.environ
-    with suppress(KeyboardInterrupt), Supervisor() as supervisor:
+    with suppress(KeyboardInterrupt), Supervisor(EACH_TIME_AT_ONCE) as supervisor:
         supervisor.start([_watched(service) for service in services if service.name in KEPT])
         sys.stdout.write(f"{READY}\n")
         sys.stdout.flush()

@@ -109,8 +109,9 @@ class ServiceFaults(RealFaults):
                 self.services.communicate(timeout=PATIENCE_SECONDS)
                 self._until("the end of all processes", lambda: not self._left_behind())
                 self._start()
-            took = self._recover(adapters)
-            self._until("the end of all runs", lambda: self._ended_well(number))
+            self._until("the end of all runs", lambda: self._runs_ended(number))
+            took = self._recover(adapters)  # as the next cycle does
+            self._until("the end of the application", lambda: self._ended_well(number))
             status = self._ended(number, lines, adapters)
             self._applied_once(number, status)
         self.order.unlink(missing_ok=True)
@@ -134,15 +135,18 @@ class ServiceFaults(RealFaults):
         with self.warehouse.write() as connection:
             permissions.approve(connection, approval)
 
-    def _ended_well(self, number: int) -> bool:
-        """Every run for the decision has ended, and so has its application."""
+    def _runs_ended(self, number: int) -> bool:
+        """There are runs for the decision, and every one has ended."""
         with dg.DagsterInstance.from_config(str(self.installation.settings.home / "dagster")) as instance:
             runs = list(instance.get_runs(dg.RunsFilter(tags={"orcha/decision": f"d-{number}"})))
-        if not runs or not all(run.is_finished for run in runs):
-            return False
+        return bool(runs) and all(run.is_finished for run in runs)
+
+    def _ended_well(self, number: int) -> bool:
+        """Its runs have ended, and so has its application: one that died before it had begun gets another run."""
         with self.warehouse.read() as connection:
             claimed = decisions.applications_of(connection, [f"d-{number}"])
-            return bool(claimed) and decisions.applications_without_end(connection) == []
+            ended = bool(claimed) and decisions.applications_without_end(connection) == []
+        return ended and self._runs_ended(number)
 
     def _runs(self, number: int) -> str:
         """What became of the runs for a decision, for the message of a failure."""

@@ -27,7 +27,7 @@ ifneq ($(SYSTEM_CERTS),)
 export NODE_EXTRA_CA_CERTS ?= $(SYSTEM_CERTS)
 endif
 
-.PHONY: help setup run test test-peers bench-ingest bench-forecast bench-testnet bench-planner bench-faults bench-real-faults bench-service-faults bench-soak lint clean
+.PHONY: help setup run test test-peers bench-ingest bench-forecast bench-testnet bench-planner bench-faults bench-real-faults bench-service-faults bench-soak bench-anomalies lint clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 19
@@ -64,6 +64,9 @@ bench-real-faults: $(STAMP) ## Apply decisions in processes that are killed, to 
 
 bench-service-faults: $(STAMP) ## Kill worker, daemon, code server and all at every boundary of applications, for an hour (ARGS="--victims tree")
 	@exec $(BIN)/python -m orcha_pipeline_tests.bench.service_faults $(ARGS)
+
+bench-anomalies: $(STAMP) ## Measure the anomaly detectors on labelled series and by faults put into real ones (ARGS="--seed 2")
+	@exec $(BIN)/python -m orcha_pipeline_tests.bench.anomalies $(ARGS)
 
 bench-planner: $(STAMP) ## Measure policies in worlds of every kind, and a fleet in one program, for minutes (ARGS="--seeds 30")
 	@exec $(BIN)/python -m orcha_pipeline_tests.bench.planner $(ARGS)

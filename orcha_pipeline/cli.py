@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from orcha_pipeline.anomalies.history_commands import anomalies_app
 from orcha_pipeline.errors import OrchaError
 from orcha_pipeline.testnet.worlds import WorldKind
 
@@ -37,6 +38,9 @@ backtest_app = typer.Typer(help="What would have been done, measured on the past
 app.add_typer(backtest_app, name="backtest")
 models_app = typer.Typer(help="The forecasting models: list them (the default), check, promote, roll back.")
 app.add_typer(models_app, name="models")
+alerts_app = typer.Typer(help="Alerts: list the open ones (the default), acknowledge, resolve, test the channels.")
+app.add_typer(alerts_app, name="alerts")
+app.add_typer(anomalies_app, name="anomalies")
 
 Config = Annotated[Path | None, typer.Option("--config", help="orcha.toml to use.", envvar="ORCHA_CONFIG")]
 console = Console()
@@ -387,9 +391,9 @@ def read_node(
 
 def _options_stand_behind(context: typer.Context) -> None:
     """Refuse options given before the subcommand, which would not see them."""
-    given = (context.get_parameter_source(name) for name in ("config", "as_json"))
+    given = (context.get_parameter_source(name) for name in ("config", "as_json", "every"))
     if any(source is not None and source.name == "COMMANDLINE" for source in given):
-        raise typer.BadParameter(f"give --config and --json behind `{context.invoked_subcommand}`")
+        raise typer.BadParameter(f"give options behind `{context.invoked_subcommand}`")
 
 
 def _progress(text: str) -> Status:
@@ -602,6 +606,77 @@ def rollback_model(protocol: Protocol, *, why: Why, who: Who = None, config: Con
     with _progress("Rolling back"):
         move = rollback(place, protocol=protocol, who=who or getuser(), why=why)
     console.print(move.told())
+
+
+AlertsAsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/alerts.md describes it.")]
+EveryAlert = Annotated[bool, typer.Option("--all", help="Those too that were resolved in the last week.")]
+AlertId = Annotated[str, typer.Argument(metavar="ID", help="An alert's id, or how it begins (4 characters or more).")]
+By = Annotated[str | None, typer.Option("--by", help="Who does it; you, without it.")]
+
+
+@alerts_app.callback(invoke_without_command=True)
+def alerts(
+    context: typer.Context, *, every: EveryAlert = False, config: Config = None, as_json: AlertsAsJson = False
+) -> None:
+    """List the open alerts: how grave, since when, of what, and what it is about."""
+    if context.invoked_subcommand is None:
+        list_alerts(every=every, config=config, as_json=as_json)
+        return
+    _options_stand_behind(context)
+
+
+@alerts_app.command("list")
+def list_alerts(*, every: EveryAlert = False, config: Config = None, as_json: AlertsAsJson = False) -> None:
+    """List the open alerts: how grave, since when, of what, and what it is about."""
+    from orcha_pipeline.anomalies.alerts.commands import listed
+    from orcha_pipeline.anomalies.alerts.view import alerts_json, alerts_view
+    from orcha_pipeline.installation import open_installation
+    from orcha_pipeline.nodes_json import as_text
+
+    installation = open_installation(config)
+    found, now = listed(installation, every=every)
+    if as_json:
+        typer.echo(as_text(alerts_json(found, now=now, simulated=installation.simulated)))
+    else:
+        console.print(alerts_view(found, every=every, simulated=installation.simulated))
+
+
+@alerts_app.command("ack")
+def acknowledge_alert(alert_id: AlertId, *, by: By = None, config: Config = None) -> None:
+    """Acknowledge an alert: it stays open, and is not told again unless it becomes worse."""
+    from orcha_pipeline.anomalies.alerts.commands import acknowledge
+    from orcha_pipeline.installation import open_installation
+
+    console.print(Text(acknowledge(open_installation(config), alert_id, who=by or getuser())))
+
+
+@alerts_app.command("resolve")
+def resolve_alert(alert_id: AlertId, *, by: By = None, config: Config = None) -> None:
+    """End an alert by hand."""
+    from orcha_pipeline.anomalies.alerts.commands import resolve
+    from orcha_pipeline.installation import open_installation
+
+    console.print(Text(resolve(open_installation(config), alert_id, who=by or getuser())))
+
+
+@alerts_app.command("test")
+def try_channels(
+    channel: Annotated[str | None, typer.Argument(help="Which channel; each of them without it.")] = None,
+    *,
+    config: Config = None,
+) -> None:
+    """Send a real test message through the channels now, and tell what came of it."""
+    from orcha_pipeline.anomalies.alerts.commands import try_channels as run
+    from orcha_pipeline.anomalies.alerts.delivery import Courier
+    from orcha_pipeline.anomalies.alerts.view import trials_view
+    from orcha_pipeline.installation import open_installation
+
+    installation = open_installation(config)
+    with _progress("Sending"):
+        trials = run(installation, Courier(), channel)
+    console.print(trials_view(trials), highlight=False)
+    if not all(trial.outcome.taken for trial in trials):
+        raise typer.Exit(1)
 
 
 def main() -> None:

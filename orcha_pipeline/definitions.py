@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from orcha_pipeline.assets.alerts import build_alerts
 from orcha_pipeline.assets.allocation import build_allocation
 from orcha_pipeline.assets.anomalies import build_anomalies
 from orcha_pipeline.assets.application import build_application
@@ -10,11 +11,13 @@ from orcha_pipeline.assets.checks import build_checks
 from orcha_pipeline.assets.earnings import build_earnings
 from orcha_pipeline.assets.forecast import build_forecast
 from orcha_pipeline.assets.forecast_errors import build_forecast_errors
+from orcha_pipeline.assets.healing import build_healing
 from orcha_pipeline.assets.housekeeping import build_housekeeping
 from orcha_pipeline.assets.ingest import build_ingest
 from orcha_pipeline.assets.models import build_models
 from orcha_pipeline.assets.outcomes import build_outcomes
 from orcha_pipeline.automation.backup import build_backup_job, build_backup_schedule
+from orcha_pipeline.automation.healing import build_healing_job, build_healing_sensor
 from orcha_pipeline.automation.housekeeping import build_housekeeping_job, build_housekeeping_schedule
 from orcha_pipeline.automation.jobs import build_jobs
 from orcha_pipeline.automation.retraining import build_retraining_sensor
@@ -37,6 +40,8 @@ def build_defs(settings: Settings) -> dg.Definitions:
             build_forecast(protocols),
             build_forecast_errors(),
             build_anomalies(),
+            build_alerts(),
+            *build_healing(),
             *build_allocation(),
             build_outcomes(),
             build_application(),
@@ -44,13 +49,13 @@ def build_defs(settings: Settings) -> dg.Definitions:
             build_housekeeping(),
         ],
         asset_checks=build_checks(),
-        jobs=[*build_jobs(protocols), build_backup_job(), build_housekeeping_job()],
+        jobs=[*build_jobs(protocols), build_backup_job(), build_housekeeping_job(), build_healing_job()],
         schedules=[
             *build_schedules(cycle_cron=settings.cycle_cron),
             build_backup_schedule(nightly=settings.backup.nightly),
             build_housekeeping_schedule(),
         ],
-        sensors=[*build_sensors(), build_retraining_sensor(protocols)],
+        sensors=[*build_sensors(), build_retraining_sensor(protocols), build_healing_sensor()],
         resources={
             "nodes": NodesResource(),
             "warehouse": WarehouseResource(database=str(settings.warehouse_path)),

@@ -71,10 +71,12 @@ def _of_sight(sight: Sight, age: float, now: datetime) -> Iterator[Metric]:
     yield _gauges("orcha_reading_age_seconds", "Time since a node was last read.", "node", since(vitals.read))
     yield _gauges(
         "orcha_open_alerts",
-        "Alerts that are not resolved.",
+        "Alerts that are not resolved; those that another stands for do not count.",
         "severity",
         dict.fromkeys(SEVERITIES, 0) | dict(vitals.alerts),
     )
+    yield _gauge("orcha_acknowledged_alerts", "Open alerts that somebody acknowledged.", vitals.acknowledged)
+    yield _gauge("orcha_failing_channels", "Channels that take no messages about alerts.", len(vitals.channels))
     yield _gauges(
         "orcha_clockwork_running",
         "Whether a schedule or sensor is switched on: 1, else 0.",

@@ -16,6 +16,8 @@ YIELD_USD = "yield_usd"
 """A target of forecasting: USD per hour at full share."""
 NET_NATIVE = "net_native"
 """A target of forecasting: what a node earns an hour, in its own unit, at the share it has."""
+CLOCK_AHEAD = "clock_ahead_seconds"
+"""The score of a node that tells how far its clock is ahead of this machine's."""
 SLOT = timedelta(minutes=15)
 """One cycle. Readings of the same slot replace each other, so that a cycle run twice writes once."""
 
@@ -231,6 +233,8 @@ class Balance:
     provenance: Provenance
     source: str
     note: str = ""
+    oldest_at: datetime | None = None
+    """Of the oldest document in it; None where nothing tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,7 +249,10 @@ class UsageReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthReading:
-    """Whether the node works, why not, and its reputation scores (name -> value) where the protocol has them."""
+    """Whether the node works, why not, and its scores (name -> value) where the protocol has them.
+
+    Scores are its reputation, and what else tells how it stands: penalties, gas, what is left of a token.
+    """
 
     state: HealthState
     reason: str = ""

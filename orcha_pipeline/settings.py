@@ -424,6 +424,78 @@ class HousekeepingSettings(Section):
     """Dagster's runs with their events."""
 
 
+SeverityName = Literal["info", "warning", "critical"]
+
+
+class QuietHoursSettings(ScheduleSettings):
+    """When no message is sent: what comes up meanwhile waits for a digest at their end."""
+
+
+class ChannelSettings(Section):
+    """Where messages about alerts go: an address that Apprise understands, which holds a secret."""
+
+    name: Name
+    url: SecretStr | None = None
+    url_env: str | None = None
+    """Name of the environment variable that holds the address: the safer way."""
+    min_severity: SeverityName = "info"
+    escalation: bool = False
+    """Gets what nobody acknowledged in time, and nothing else."""
+    messages_per_hour: Annotated[int, Field(ge=1)] = 20
+    """At most; what is more goes out in one message. As many critical ones are sent besides."""
+
+
+class AlertSettings(Section):
+    """To whom alerts are told, and when. Without a channel they are shown, and nothing is sent."""
+
+    channels: Annotated[tuple[ChannelSettings, ...], Field(strict=False)] = ()
+    quiet_hours: Annotated[tuple[QuietHoursSettings, ...], Field(strict=False)] = ()
+    wake_for_critical: bool = True
+    """Whether critical alerts are sent in quiet hours all the same."""
+    digest_at: BeginTime = time(8)
+    """When the daily digest goes out: alerts of severity info."""
+    digest_timezone: ZoneName = "UTC"
+    min_severity: SeverityName = "info"
+    """Below it nothing is sent to any channel."""
+    escalate_after_minutes: Amount = 60.0
+    """So long after it was told an alert that nobody acknowledged is told again; 0 is never. Not those of info."""
+
+    @property
+    def escalate_after(self) -> timedelta | None:
+        """As a stretch of time; None: never."""
+        return timedelta(minutes=self.escalate_after_minutes) if self.escalate_after_minutes else None
+
+
+class HealingSettings(Section):
+    """Whether nodes in mode auto that do not answer are restarted, and how often."""
+
+    enabled: bool | None = None
+    """Without it only the nodes of the testnet are."""
+    after_minutes: Amount = 30.0
+    """So long a node may come back by itself."""
+    first_wait_minutes: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 60.0
+    """So long it is left alone after a restart, doubled with each that follows."""
+    verify_minutes: Annotated[float, Field(ge=1, le=30)] = 10.0
+    """So long after a restart a node may take to answer."""
+    restarts_per_month: Annotated[int, Field(ge=0)] = 10
+    """In 30 days, of a node whose lever has no such budget of its own."""
+
+    @property
+    def after(self) -> timedelta:
+        """As a stretch of time."""
+        return timedelta(minutes=self.after_minutes)
+
+    @property
+    def first_wait(self) -> timedelta:
+        """As a stretch of time."""
+        return timedelta(minutes=self.first_wait_minutes)
+
+    @property
+    def verify_for(self) -> timedelta:
+        """As a stretch of time."""
+        return timedelta(minutes=self.verify_minutes)
+
+
 class ServiceSettings(Section):
     """Loopback addresses of what `orcha up` starts."""
 
@@ -431,6 +503,37 @@ class ServiceSettings(Section):
     code_server_port: Annotated[int, Field(ge=1, le=65535)] = 3030
     mlflow_port: Annotated[int, Field(ge=1, le=65535)] = 5050
     health_port: Annotated[int, Field(ge=1, le=65535)] = 3080
+
+
+class AnomalySettings(Section):
+    """From where on something is called wrong. Each rule is told of in docs/alerts.md."""
+
+    earnings_drop_percent: Annotated[float, Field(gt=0, le=100)] = 30.0
+    """An hour that earns so much less than was expected of it."""
+    flatline_hours: Annotated[int, Field(ge=3, le=168)] = 6
+    """So many hours that earn exactly the same."""
+    zero_hours: Annotated[int, Field(ge=1, le=168)] = 3
+    """So many hours without earnings, in which other nodes of the protocol earn."""
+    usage_spike_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 3.0
+    """So many times the most that a node used in an hour of the past week."""
+    memory_rise_percent: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
+    """So steep a steady rise of a node's memory in a day."""
+    clock_skew_seconds: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 60.0
+    """So far a node's clock may be from this machine's."""
+    score_days: Amount = 7.0
+    """A score that will be below what its protocol asks within so many days."""
+    invoice_days: Amount = 3.0
+    """So long an accepted invoice may wait for its payment."""
+    low_gas_pol: Amount = 1.0
+    """Less POL than this in a wallet. Below the node's own `minimum_pol` it is in danger."""
+    gas_days: Amount = 7.0
+    """Or a wallet that is empty within so many days."""
+    token_days: Amount = 3.0
+    """A token that expires within so many days."""
+    disk_days: Amount = 7.0
+    """A disk that is full within so many days."""
+    missed_cycles: Annotated[int, Field(ge=1)] = 2
+    """More cycles in a row than this without a decision."""
 
 
 class BackupSettings(Section):
@@ -461,8 +564,11 @@ class Settings(BaseSettings):
     planner: PlannerSettings = PlannerSettings()
     apply: ApplySettings = ApplySettings()
     forecast: ForecastSettings = ForecastSettings()
+    anomalies: AnomalySettings = AnomalySettings()
     housekeeping: HousekeepingSettings = HousekeepingSettings()
     backup: BackupSettings = BackupSettings()
+    alerts: AlertSettings = AlertSettings()
+    healing: HealingSettings = HealingSettings()
     testnet: TestnetSettings = TestnetSettings()
     services: ServiceSettings = ServiceSettings()
 
@@ -501,6 +607,13 @@ class Settings(BaseSettings):
         return {
             node.name: Mode(node.mode or usual or (Mode.AUTO if node.simulated else Mode.ADVISE)) for node in self.nodes
         }
+
+    @property
+    def healed(self) -> tuple[NodeSettings, ...]:
+        """The nodes whose self-healing is on, whatever their mode."""
+        return tuple(
+            node for node in self.nodes if (self.healing.enabled is None and node.simulated) or self.healing.enabled
+        )
 
     @property
     def uses_testnet(self) -> bool:

@@ -200,9 +200,11 @@ def _variable_names(model: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def _token_variables(values: Mapping[str, Any]) -> set[str]:
-    """The variables that nodes keep their tokens in: they may begin with our prefix."""
-    nodes: object = values.get("nodes")
+    """The variables that nodes keep their tokens in, and channels their addresses: they may begin with our prefix."""
+    alerts: object = values.get("alerts")
+    nodes, channels = values.get("nodes"), alerts.get("channels") if _is_table(alerts) else None
     named = [node.get("token_env") for node in nodes if _is_table(node)] if _is_list(nodes) else []
+    named += [channel.get("url_env") for channel in channels if _is_table(channel)] if _is_list(channels) else []
     return {name for name in named if isinstance(name, str)}
 
 

@@ -21,12 +21,14 @@ from pydantic_core import ErrorDetails
 
 from orcha_pipeline.model import RESOURCES, Resources
 from orcha_pipeline.settings import (
+    ChannelSettings,
     HostScheduleSettings,
     HostSettings,
     HousekeepingSettings,
     LimitSettings,
     NodeScheduleSettings,
     NodeSettings,
+    QuietHoursSettings,
     ResourceSettings,
     ScheduleSettings,
     Settings,
@@ -125,6 +127,8 @@ _REPEATED: dict[str, type[BaseModel]] = {
     "[nodes.demand]": ResourceSettings,
     "[[nodes.schedules]]": NodeScheduleSettings,
     "[[limits]]": LimitSettings,
+    "[[alerts.channels]]": ChannelSettings,
+    "[[alerts.quiet_hours]]": QuietHoursSettings,
 }
 
 
@@ -156,7 +160,8 @@ def _shown(value: object, path: KeyPath) -> str:
         return str(value).lower()
     if isinstance(value, str):
         if "://" in value or name.endswith("url"):  # all of an address but its host may carry a key
-            return _shown_address(value)
+            # Of a channel's even the host may be a token.
+            return "a text (not shown)" if path[:2] == ("alerts", "channels") else _shown_address(value)
         return json.dumps(value if len(value) <= 40 else value[:40] + "...", ensure_ascii=False)
     if isinstance(value, int | float):
         return str(value)
@@ -279,7 +284,8 @@ def _is_percent(value: object) -> TypeGuard[float]:
 
 
 def _slug(name: object) -> str:
-    slug = re.sub(r"[^a-z0-9_]+", "-", str(name).lower()).strip("-_")[:63]
+    given = "" if "://" in str(name) else str(name)  # an address in a wrong place may hold a secret
+    slug = re.sub(r"[^a-z0-9_]+", "-", given.lower()).strip("-_")[:63]
     return f'"{slug or "my-node"}"'
 
 
@@ -299,7 +305,10 @@ def contradictions(settings: Settings) -> list[Problem]:
         *_not_an_address(("prices", "coinbase_url"), settings.prices.coinbase_url, ("http", "https")),
         *_no_cron(settings.cycle_cron),
         *_kept_too_short(settings.housekeeping),
+        *_duplicates("alerts.channels", [channel.name for channel in settings.alerts.channels]),
     ]
+    for index, channel in enumerate(settings.alerts.channels):
+        problems += _channel_contradictions(("alerts", "channels", index), channel)
     hosts = {host.name: host for host in settings.hosts}
     for index, host in enumerate(settings.hosts):
         problems += _host_schedules(("hosts", index), host)
@@ -321,7 +330,27 @@ def contradictions(settings: Settings) -> list[Problem]:
 def _duplicates(table: str, names: Sequence[str]) -> Iterator[Problem]:
     for index, name in enumerate(names):
         if name in names[:index]:
-            yield Problem((table, index, "name"), f'{table}[{index}].name is "{name}", taken already; give it another')
+            path = (*table.split("."), index, "name")
+            yield Problem(path, f'{_dotted(path)} is "{name}", taken already; give it another')
+
+
+def _channel_contradictions(path: KeyPath, channel: ChannelSettings) -> Iterator[Problem]:
+    """Nothing of an address is repeated: any part of it may be a token."""
+    if channel.url is None and channel.url_env is None:
+        yield Problem(path, f"{_dotted(path)} has no address; give url_env, the variable that holds it")
+    if channel.url is not None and channel.url_env is not None:
+        yield Problem((*path, "url"), f"{_dotted(path)} has a url and a url_env; keep url_env, the safer one")
+    if channel.url is not None and not re.match(r"[A-Za-z0-9+-]{2,24}://.", channel.url.get_secret_value()):
+        yield Problem(
+            (*path, "url"),
+            f'{_dotted(path)}.url is no address of Apprise (not shown); it begins with a service, as "ntfy://..." does',
+        )
+    if channel.url_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", channel.url_env):
+        yield Problem(
+            (*path, "url_env"),
+            f"{_dotted(path)}.url_env is no variable name (not shown); it names the environment variable that holds "
+            'the address, such as "MY_CHANNEL"',
+        )
 
 
 def _shared_ports(settings: Settings) -> Iterator[Problem]:

@@ -1,5 +1,6 @@
 """Whether Orcha runs as it should, told from what it left behind: for `orcha status`, the health page and metrics."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,8 @@ from orcha_pipeline.errors import OrchaError, SupervisionError
 from orcha_pipeline.installation import Installation
 from orcha_pipeline.nodes_json import iso
 from orcha_pipeline.warehouse import decisions, freezes, permissions, vital_signs
-from orcha_pipeline.warehouse.forecast_rows import open_alerts
+from orcha_pipeline.warehouse.alert_rows import open_alerts
+from orcha_pipeline.warehouse.message_rows import backlogs
 from orcha_pipeline.warehouse.vital_signs import Uptime
 
 LATE_AFTER = timedelta(minutes=35)
@@ -50,7 +52,11 @@ class Vitals:
     frozen: Mapping[str, str] = field(default_factory=dict[str, str])
     awaiting: Mapping[str, str] = field(default_factory=dict[str, str])
     alerts: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Open ones, by severity."""
+    """Open ones that stand for themselves, by severity."""
+    acknowledged: int = 0
+    """How many of them were acknowledged."""
+    channels: Mapping[str, str] = field(default_factory=dict[str, str])
+    """By channel of alerts that fails, since when and why."""
     free_gib: float
 
     @property
@@ -78,9 +84,8 @@ def take_vitals(installation: Installation) -> Vitals:
         frozen = freezes.frozen(connection)
         awaiting = permissions.awaiting(connection, now)
         left = decisions.applications_without_end(connection)
-        alerts: dict[str, int] = {}
-        for alert in open_alerts(connection):
-            alerts[alert.severity] = alerts.get(alert.severity, 0) + 1
+        alerts = [alert for alert in open_alerts(connection) if alert.group_id is None]
+        failing = backlogs(connection)
     clockwork, cycle_seconds, silence = _of_dagster(installation)
     problems += [silence] if silence else []
     problems += [f"{each.name} is switched off" for each in clockwork if not each.running]
@@ -92,6 +97,8 @@ def take_vitals(installation: Installation) -> Vitals:
         for row in left
         if now - row.started_at > LATE_AFTER
     ]
+    channels = {name: found.told() for name, found in sorted(failing.items()) if found.is_lasting}
+    problems += [f"alerts do not get through {name}: {why}: see `orcha alerts test`" for name, why in channels.items()]
     free = free_gib(settings.home)
     if free < TOO_LITTLE_GIB:
         problems.append(f"only {free:.2f} GiB are free for {settings.home}")
@@ -107,7 +114,9 @@ def take_vitals(installation: Installation) -> Vitals:
         pause=pause.told() if pause else "",
         frozen={node: row.reason for node, row in frozen.items()},
         awaiting={host: row.decision_id for host, row in awaiting.items()},
-        alerts=alerts,
+        alerts=Counter(alert.severity for alert in alerts),
+        acknowledged=sum(alert.acknowledged_at is not None for alert in alerts),
+        channels=channels,
         free_gib=free,
     )
 
@@ -162,5 +171,7 @@ def as_json(vitals: Vitals) -> dict[str, Any]:
         "frozen": dict(vitals.frozen),
         "awaiting_approval": dict(vitals.awaiting),
         "open_alerts": dict(vitals.alerts),
+        "acknowledged_alerts": vitals.acknowledged,
+        "failing_channels": dict(vitals.channels),
         "free_gib": round(vitals.free_gib, 2),
     }

@@ -37,9 +37,9 @@ def status_view(vitals: Vitals) -> RenderableType:
         last = "no tick yet" if each.last_tick is None else f"last tick {_ago(each.last_tick, vitals.now)}"
         grid.add_row("clockwork", Text(f"{each.name} is {'on' if each.running else 'off'}, {last}"))
     if vitals.alerts:
-        grid.add_row(
-            "alerts", Text(", ".join(f"{count} {severity}" for severity, count in sorted(vitals.alerts.items())))
-        )
+        told = ", ".join(f"{count} {severity}" for severity, count in sorted(vitals.alerts.items()))
+        known = f"; {vitals.acknowledged} acknowledged" if vitals.acknowledged else ""
+        grid.add_row("alerts", Text(f"{told}{known} (`orcha alerts`)"))
     grid.add_row("disk", Text(f"{vitals.free_gib:,.1f} GiB free"))
     return Group(head, grid)
 

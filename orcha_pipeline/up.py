@@ -17,6 +17,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from orcha_pipeline.allocation.recovery import recover
+from orcha_pipeline.anomalies.alerts.delivery import Courier
+from orcha_pipeline.anomalies.alerts.postman import Postman
 from orcha_pipeline.dagster_api import ENDED, DagsterApi, code_server_answers, partition_key, prepare_instance
 from orcha_pipeline.dagster_history import databases
 from orcha_pipeline.decision_view import print_latest
@@ -44,6 +46,10 @@ HANG_SECONDS = 90.0
 """A service that answers nothing for so long hangs; a training that takes all cores is no hang."""
 PULSE_SECONDS = 300.0
 """The daemon's heartbeats come every 30 s, later while it waits for a code server that is away."""
+
+
+LAST_POST_SECONDS = 30.0
+"""So long what is still to be told may take where Orcha leaves after a cycle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +357,7 @@ def up(installation: Installation, console: Console, *, config: Path | None, onc
         console.print(f"[green]✓[/] Warehouse: {settings.warehouse_path}{' (new)' if made else ''}")
         lookout = Lookout(lambda: look(installation))
         stack.callback(lookout.close)
+        postman = stack.enter_context(Postman(installation, Courier()))
         supervisor = stack.enter_context(Supervisor())
         page = HealthPage(lookout, services=supervisor.states, idle_seconds=supervisor.idle_seconds)
         stack.enter_context(serve(page.app(), settings.services.health_port))
@@ -374,6 +381,7 @@ def up(installation: Installation, console: Console, *, config: Path | None, onc
             flow.timed("Recovery", flow.recovery)
         if not has_history:
             flow.timed("History", flow.record_history)
+        postman.start()  # not before: meanwhile the testnet's clock runs through its past
         if missing:
             flow.timed("Models", flow.train)
         flow.timed("Cycle", flow.cycle)
@@ -388,6 +396,7 @@ def up(installation: Installation, console: Console, *, config: Path | None, onc
         console.print(f"MLflow: [link]{where.mlflow}/#/experiments?{MLFLOW_VIEW}[/]", soft_wrap=True)
         console.print(f"Health: [link]{where.health}/health[/]")
         if once:
+            postman.finish(wait=LAST_POST_SECONDS)
             return
         console.print(f"A cycle runs at [bold]{settings.cycle_cron}[/] (UTC). Ctrl-C ends everything.")
         supervisor.watch(on_restart=lambda name, why: console.print(f"[yellow]{name} was restarted: {escape(why)}[/]"))

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import stat
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,7 +131,8 @@ def test_the_images_question_is_answered_by_the_health_page(tmp_path):
     idle = [0.1]
     page = HealthPage(Lookout(a_sight), services=list, idle_seconds=lambda: idle[0])
     port = free_port()
-    env = {**os.environ, "ORCHA_SERVICES__HEALTH_PORT": str(port), "no_proxy": "127.0.0.1"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # the image has a `python` on it
+    env = {**os.environ, "PATH": path, "ORCHA_SERVICES__HEALTH_PORT": str(port), "no_proxy": "127.0.0.1"}
     with serve(page.app(), port):
         asked = [subprocess.run(command, env=env, capture_output=True, check=False).returncode]
         idle[0] = 10_000.0

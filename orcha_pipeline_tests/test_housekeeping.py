@@ -12,8 +12,7 @@ from orcha_pipeline import housekeeping
 from orcha_pipeline.allocation.foresight import HISTORY_DAYS
 from orcha_pipeline.allocation.gates import BUDGET_MONTH
 from orcha_pipeline.allocation.situation import READINGS_COUNT_FOR
-from orcha_pipeline.anomalies.detect import HISTORY
-from orcha_pipeline.assets.anomalies import PROMISES_READ
+from orcha_pipeline.anomalies.known import HISTORY, PROMISES_READ
 from orcha_pipeline.assets.earnings import LookBack
 from orcha_pipeline.assets.forecast import HISTORY_READ
 from orcha_pipeline.assets.forecast_errors import SCORED_FOR, TREND_DAYS

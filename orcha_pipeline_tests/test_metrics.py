@@ -22,7 +22,8 @@ def samples(seen, services=SERVICES):
 
 
 def test_everything_there_is_to_know_has_its_sample():
-    told = samples(Seen(sight=a_sight(pause="by ada", frozen={"a": "x"}), age=10.0, trouble=""))
+    sight = a_sight(pause="by ada", frozen={"a": "x"}, acknowledged=1, channels={"mail": "x"})
+    told = samples(Seen(sight=sight, age=10.0, trouble=""))
     assert told == {
         ("orcha_healthy",): 0,
         ("orcha_problems",): 1,
@@ -43,6 +44,8 @@ def test_everything_there_is_to_know_has_its_sample():
         ("orcha_open_alerts", "info"): 0,
         ("orcha_open_alerts", "warning"): 0,
         ("orcha_open_alerts", "critical"): 2,
+        ("orcha_acknowledged_alerts",): 1,
+        ("orcha_failing_channels",): 1,
         ("orcha_clockwork_running", "every_15_minutes"): 1,
         ("orcha_clockwork_running", "apply_approved"): 0,
         ("orcha_clockwork_tick_age_seconds", "every_15_minutes"): 300,

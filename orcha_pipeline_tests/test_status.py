@@ -16,6 +16,9 @@ from orcha_pipeline.permission_commands import pause
 from orcha_pipeline.status import as_json, take_vitals
 from orcha_pipeline.status_view import status_view
 from orcha_pipeline.warehouse import decisions, freezes, vital_signs
+from orcha_pipeline.warehouse.alert_rows import write_alerts
+from orcha_pipeline.warehouse.message_rows import FAILING_ATTEMPTS, queue_messages
+from orcha_pipeline_tests.anomalies.alerts.build import a_message, an_alert
 from orcha_pipeline_tests.rig import NOW, FakeNode, decision_to_apply, installation, read_now
 
 MINUTE = timedelta(minutes=1)
@@ -149,6 +152,29 @@ def test_frozen_nodes_pauses_requests_and_a_full_disk_are_told(installed, monkey
         "every_15_minutes",
     ):
         assert told in text
+
+
+def test_acknowledged_alerts_and_channels_that_fail_are_told_and_members_of_a_group_are_not_counted(installed):
+    failed = a_message(attempts=FAILING_ATTEMPTS, last_error="it answered 500")
+    with installed.warehouse.write() as connection:
+        rows = [
+            an_alert("g"),
+            an_alert("m", subject="b", group_id="g"),
+            an_alert("k", subject="c", acknowledged_at=NOW),
+        ]
+        write_alerts(connection, rows)
+        queue_messages(connection, [failed, a_message("2", channel="phone", attempts=1, last_error="it answered 500")])
+    vitals = take_vitals(installed)
+    assert (vitals.alerts, vitals.acknowledged) == ({"critical": 2}, 1)
+    why = "it answered 500; 1 message waits since 2026-03-05 12:05 UTC"
+    assert vitals.problems == (f"alerts do not get through mail: {why}: see `orcha alerts test`",)
+    told = as_json(vitals)
+    assert (told["open_alerts"], told["acknowledged_alerts"]) == ({"critical": 2}, 1)
+    assert list(told["failing_channels"]) == ["mail"]
+    console = Console(width=120, color_system=None)
+    with console.capture() as capture:
+        console.print(status_view(vitals))
+    assert "2 critical; 1 acknowledged (`orcha alerts`)" in capture.get()
 
 
 def test_json_tells_times_in_utc_and_null_where_nothing_is_known(installed):

@@ -1,5 +1,6 @@
 """What is known at the moment of planning, read from the warehouse."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -8,9 +9,11 @@ from typing import TypeVar
 from orcha_pipeline.allocation.foresight import HISTORY_DAYS
 from orcha_pipeline.allocation.gates import BUDGET_MONTH, freeze_reason
 from orcha_pipeline.allocation.reversals import Remembered, SetBack, remembered, to_set_back
-from orcha_pipeline.model import Lever, YieldForecast
+from orcha_pipeline.anomalies.catalogue import FREEZING, RULES
+from orcha_pipeline.model import SLOT, Lever, YieldForecast, slot_of
 from orcha_pipeline.settings import ApplySettings
-from orcha_pipeline.warehouse import decisions, freezes, permissions, planning_rows
+from orcha_pipeline.warehouse import anomaly_rows, decisions, freezes, healings, permissions, planning_rows
+from orcha_pipeline.warehouse.anomaly_rows import AnomalyRow
 from orcha_pipeline.warehouse.connection import Warehouse
 from orcha_pipeline.warehouse.decisions import DecisionRow, NodeState
 from orcha_pipeline.warehouse.freezes import FreezeRow
@@ -43,6 +46,8 @@ class Situation:
     pause: PauseRow | None = None
     stuck: Mapping[str, FreezeRow] = field(default_factory=dict[str, FreezeRow])
     """Nodes of which a change could not be taken back."""
+    wrong: Mapping[str, AnomalyRow] = field(default_factory=dict[str, AnomalyRow])
+    """Nodes of which something was found in this slot or in the last that forbids to change them."""
     set_back: Mapping[str, SetBack] = field(default_factory=dict[str, SetBack])
     """Nodes of hosts whose last change lost more than it might."""
     remembered: Mapping[str, Remembered] = field(default_factory=dict[str, Remembered])
@@ -63,6 +68,7 @@ class Situation:
             held_usd=kept(self.held_usd),
             unanswered=kept(self.unanswered),
             stuck=kept(self.stuck),
+            wrong=kept(self.wrong),
             set_back=kept(self.set_back),
             remembered=kept(self.remembered),
             pause=self.pause,
@@ -76,16 +82,31 @@ def read_situation(warehouse: Warehouse, now: datetime, apply: ApplySettings) ->
             now=now,
             states=decisions.node_states(connection, since=now - READINGS_COUNT_FOR, until=now + AHEAD),
             forecasts=decisions.latest_forecasts(connection, since=now - FORECAST_COUNTS_FOR, until=now + AHEAD),
-            last_changed=decisions.last_changes(connection),
-            steps_this_month=decisions.steps_since(connection, now - BUDGET_MONTH),
+            last_changed=_later(decisions.last_changes(connection), healings.last_restarts(connection)),
+            # A restart by self-healing costs a node the same.
+            steps_this_month=Counter(decisions.steps_since(connection, now - BUDGET_MONTH))
+            + Counter(healings.restarts_since(connection, now - BUDGET_MONTH)),
             held_usd=planning_rows.held_usd(connection, since=now - BUDGET_MONTH),
             unanswered=permissions.unanswered(connection, since=now - apply.ask_again_after, now=now),
             awaiting=permissions.awaiting(connection, now),
             pause=permissions.pause_in_force(connection),
             stuck=freezes.frozen(connection),
+            wrong={
+                row.node: row
+                for row in anomaly_rows.of_nodes(connection, FREEZING, since=slot_of(now) - SLOT, until=now + AHEAD)
+                if row.node is not None
+            },
             set_back=to_set_back(connection, now) if apply.set_back else {},
             remembered=remembered(connection, now, remember_for=apply.remember_for) if apply.set_back else {},
         )
+
+
+def _later(*moments: Mapping[str, datetime]) -> dict[str, datetime]:
+    """Node -> the latest of its moments."""
+    found: dict[str, datetime] = {}
+    for each in moments:
+        found |= {node: max(at, found.get(node, at)) for node, at in each.items()}
+    return found
 
 
 def read_quarters(warehouse: Warehouse, nodes: Sequence[str], now: datetime) -> Quarters:
@@ -110,4 +131,6 @@ def why_frozen(node: str, lever: Lever | None, situation: Situation) -> str:
     )
     if frozen:
         return f"{frozen}: {state.reason}" if state.reason else frozen
+    if node in situation.wrong:
+        return f"{RULES[situation.wrong[node].rule].says}: {situation.wrong[node].evidence}"
     return "" if state.share_is_current else "its present allocation could not be read"

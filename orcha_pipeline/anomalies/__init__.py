@@ -1,1 +1,1 @@
-"""What looks wrong with a node, by model and by rule."""
+"""What looks wrong, by rule, by series and by model."""

@@ -1,69 +1,337 @@
-"""All anomalies of one cycle: the rules and the Isolation Forest over what the warehouse knows of every node."""
+"""All anomalies of one cycle: the rules, the series and the Isolation Forest over what is known of every subject."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 
-from orcha_pipeline.anomalies.isolation_forest import FEATURES, HourScore, node_features, score_latest
-from orcha_pipeline.anomalies.rules import (
-    SAME_HOUR_DAYS,
-    Anomaly,
-    HourEarned,
-    earnings_drop,
-    health_anomaly,
-    same_hour_median,
+from orcha_pipeline.anomalies import rules_earnings, rules_node, rules_orcha, rules_protocol
+from orcha_pipeline.anomalies.anomaly import Anomaly
+from orcha_pipeline.anomalies.catalogue import (
+    SERIES_EARNINGS,
+    SERIES_LATENCY,
+    SERIES_PRICE,
+    SERIES_USAGE,
+    SERIES_YIELD,
+    UNUSUAL_HOUR,
+    Rule,
 )
-from orcha_pipeline.model import HOUR, HealthReading, HealthState, utc
+from orcha_pipeline.anomalies.isolation_forest import FEATURES, HourScore, node_features, score_latest
+from orcha_pipeline.anomalies.known import HISTORY, Known, Place
+from orcha_pipeline.anomalies.rules_earnings import SAME_HOUR_DAYS, HourEarned, Hours, same_hour_median
+from orcha_pipeline.anomalies.rules_host import disk_filling
+from orcha_pipeline.anomalies.rules_protocol import Owed
+from orcha_pipeline.anomalies.trend import SPANS, Samples
+from orcha_pipeline.anomalies.watched_series import series_anomaly
+from orcha_pipeline.model import HOUR, HealthReading, HealthState, hour_of, utc
+from orcha_pipeline.settings import AnomalySettings
+from orcha_pipeline.warehouse.anomaly_inputs import Standing
+from orcha_pipeline.warehouse.anomaly_rows import JudgedHour
 
-HISTORY = timedelta(days=28)
-"""How much of the past the forest learns from."""
 LATEST = timedelta(hours=3)
-"""An hour that ended longer ago than this is history: it was judged when it was new."""
+"""What was read, or an hour that ended, longer ago than this is history: it was judged when it was new."""
+SCORES_OF = max(SPANS)
+HOST = "host:"
+"""How the machine's own use begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """One node: its readings and hours, each by time and up to now."""
+
+    name: str
+    place: Place
+    health: pd.DataFrame
+    past: pd.DataFrame
+    """`features_hourly` by hour."""
+    use: pd.DataFrame | None
+    """One column a metric, by hour."""
+
+    @property
+    def hours(self) -> pd.DatetimeIndex:
+        """Every hour from the first to the last known one."""
+        return pd.date_range(self.past.index[0], self.past.index[-1], freq="h")
+
+    def by_hour(self, values: pd.Series) -> list[float | None]:
+        """`values` on `hours`; None where unknown."""
+        return _known(values.reindex(self.hours))
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What looks wrong, and the hours that the forest has judged, of nodes that it knows enough of."""
+
+    anomalies: list[Anomaly]
+    judged: list[JudgedHour]
 
 
 def detect(
-    features: pd.DataFrame,
-    health: pd.DataFrame,
-    forecasts: pd.DataFrame,
-    *,
-    now: datetime,
-    usage: pd.DataFrame | None = None,
-    seed: int = 7,
-) -> list[Anomaly]:
-    """What looks wrong with each node at `now`, by node and rule.
+    known: Known, settings: AnomalySettings, *, stale_after: timedelta = timedelta(hours=1), seed: int = 7
+) -> Findings:
+    """What looks wrong at `known.now`, by subject and rule; of configured nodes, and of nothing later than now.
 
-    The frames have the columns of `features_hourly`, `node_health`, `forecasts` and `resource_usage` and may hold
-    any nodes and times; times without a zone are UTC. Each node's last complete hour is judged, if it is not older
-    than `LATEST`, against the forecast last issued for it, or the same hour of the past 7 days where there is none,
-    and by the forest; its health by the latest reading. Nothing later than `now` is looked at.
+    Each node's last complete hour is judged, if it is not older than `LATEST`, against the forecast last issued for
+    it, or the same hour of the past 7 days where there is none, and by the forest; its health by the latest reading.
+    A price older than `stale_after` is stale.
     """
-    now = utc(now)
-    hourly = _with_times(features, "hour")
-    hourly = hourly[(hourly["hour"] + HOUR <= now) & (hourly["hour"] > now - HISTORY)]
-    readings = _with_times(health, "observed_at")
-    readings = readings[readings["observed_at"] <= now]
-    issued = _with_times(forecasts, "hour", "issued_at")
+    now = utc(known.now)
+    nodes = _nodes(known, now)
+    issued = _with_times(known.forecasts, "hour", "issued_at")
     issued = issued[issued["issued_at"] <= now]
-    used = None
-    if usage is not None:
-        used = _with_times(usage, "observed_at")
-        used = used[used["observed_at"] <= now]
-    found: list[Anomaly] = []
-    for node in sorted({*hourly["node"], *readings["node"]}):
-        own = readings[readings["node"] == node].sort_values("observed_at")
-        if not own.empty and (anomaly := _health(node, own.iloc[-1], now)):
-            found.append(anomaly)
-        past = hourly[hourly["node"] == node].drop_duplicates("hour", keep="last").set_index("hour").sort_index()
-        if past.empty or past.index[-1] + HOUR <= now - LATEST:
-            continue
-        earned = _earned(node, past, issued[issued["node"] == node])
-        if earned and (anomaly := earnings_drop(earned, detected_at=now)):
-            found.append(anomaly)
-        table = node_features(past, latency=_latency(own), usage=_hourly_use(used, node))
-        found += [_unusual(node, hour, now) for hour in score_latest(table, seed=seed).hours if hour.unusual]
+    found: list[Anomaly | None] = []
+    judged: list[JudgedHour] = []
+    for node in nodes:
+        found += _of_health(node, now, settings)
+        found += _of_standing(node, [s for s in known.standings if s.node == node.name], now, settings)
+        if _is_current(node, now):
+            found += _of_hours(node, issued[issued["node"] == node.name], now, settings)
+            found += _beside_peers(node, nodes, now, settings)
+            if hour := _judged(node, known.judged.get(node.name), seed):
+                judged.append(hour)
+                found.append(_unusual(node, hour, now))
+    found += _of_hosts(known, now, settings)
+    found += _of_prices(known, now, stale_after)
+    found.append(rules_orcha.clock_jumped(known.clock_jumped, at=now))
+    found.append(rules_orcha.missed_cycles(known.decided_at, at=now, most=settings.missed_cycles))
+    return Findings([anomaly for anomaly in found if anomaly is not None], judged)
+
+
+# --- what is known, by node
+
+
+def _nodes(known: Known, now: datetime) -> list[_Node]:
+    hourly = _with_times(known.features, "hour")
+    hourly = hourly[(hourly["hour"] + HOUR <= now) & (hourly["hour"] > now - HISTORY)]
+    health = _with_times(known.health, "observed_at")
+    health = health[health["observed_at"] <= now].sort_values("observed_at")
+    used = _hourly_use(known.usage, now)
+    return [
+        _Node(
+            name=name,
+            place=place,
+            health=health[health["node"] == name],
+            past=hourly[hourly["node"] == name].drop_duplicates("hour", keep="last").set_index("hour").sort_index(),
+            use=used.get(name),
+        )
+        for name, place in sorted(known.nodes.items())
+    ]
+
+
+def _is_current(node: _Node, now: datetime) -> bool:
+    return not node.past.empty and node.past.index[-1] + HOUR > now - LATEST
+
+
+# --- a node's readings
+
+
+def _of_health(node: _Node, now: datetime, settings: AnomalySettings) -> list[Anomaly | None]:
+    """What its latest reading says, and where its scores are heading."""
+    if node.health.empty or node.health["observed_at"].iloc[-1] < now - LATEST:
+        return []
+    name, host = node.name, node.place.host
+    reading = _reading(node.health.iloc[-1])
+    scores = _scores(node.health[node.health["observed_at"] > now - SCORES_OF])
+    return [
+        rules_node.health_anomaly(name, reading, at=now, host=host),
+        rules_node.clock_skew(name, reading.scores, at=now, seconds=settings.clock_skew_seconds, host=host),
+        rules_protocol.score_falling(name, node.place.protocol, scores, at=now, days=settings.score_days, host=host),
+        rules_protocol.flagged(name, reading.scores, at=now, host=host),
+        rules_protocol.slashed(name, scores, at=now, host=host),
+        rules_protocol.low_gas(
+            name,
+            scores.get(rules_protocol.GAS, ()),
+            at=now,
+            least=settings.low_gas_pol,
+            days=settings.gas_days,
+            host=host,
+        ),
+        rules_protocol.token_expiring(name, reading.scores, at=now, days=settings.token_days, host=host),
+    ]
+
+
+def _reading(row: "pd.Series[Any]") -> HealthReading:
+    return HealthReading(
+        state=HealthState(row["state"]),
+        reason=row["reason"],
+        error_kind=row["error_kind"],
+        latency_seconds=_number(row["latency_seconds"]),
+        scores=json.loads(row["scores"]),
+    )
+
+
+def _scores(readings: pd.DataFrame) -> dict[str, list[tuple[datetime, float]]]:
+    """Each score by time; where the last reading does not tell one, nothing is known of it now."""
+    found: dict[str, list[tuple[datetime, float]]] = {}
+    scores: dict[str, float] = {}
+    for moment, text in zip(readings["observed_at"], readings["scores"], strict=True):
+        scores = json.loads(text)
+        for name, value in scores.items():
+            found.setdefault(name, []).append((moment.to_pydatetime(), float(value)))
+    return {name: samples for name, samples in found.items() if name in scores}
+
+
+def _of_standing(
+    node: _Node, standings: Sequence[Standing], now: datetime, settings: AnomalySettings
+) -> list[Anomaly | None]:
+    owed = [
+        Owed(kind=s.kind, account=s.account, amount=s.amount, unit=s.unit, oldest_at=s.oldest_at) for s in standings
+    ]
+    days = settings.invoice_days
+    return [rules_protocol.invoices_ageing(node.name, owed, at=now, days=days, host=node.place.host)]
+
+
+# --- a node's hours
+
+
+def _of_hours(node: _Node, promised: pd.DataFrame, now: datetime, settings: AnomalySettings) -> list[Anomaly | None]:
+    """What its last complete hour came to, beside its own past."""
+    name, host = node.name, node.place.host
+    native, end = _native(node), node.past.index[-1].to_pydatetime() + HOUR
+    found: list[Anomaly | None] = [
+        rules_earnings.flatline(name, native, end=end, at=now, hours=settings.flatline_hours, host=host)
+    ]
+    if earned := _earned(name, node.past, promised):
+        drop = rules_earnings.earnings_drop(earned, at=now, percent=settings.earnings_drop_percent, host=host)
+        found.append(drop)
+    if node.use is not None:
+        uses = {str(metric): node.by_hour(node.use[metric]) for metric in node.use}
+        shares = node.by_hour(node.past["share"].ffill())
+        found += [
+            rules_node.usage_spike(name, uses, shares, at=now, factor=settings.usage_spike_factor, host=host),
+            rules_node.memory_leak(name, uses, shares, at=now, percent=settings.memory_rise_percent, host=host),
+        ]
+    found += _of_series(node, now)
     return found
+
+
+def _judged(node: _Node, before: JudgedHour | None, seed: int) -> JudgedHour | None:
+    """What the forest says of its last complete hour; None where too little is known to tell."""
+    if before is not None and before.hour == node.past.index[-1]:
+        return before
+    table = node_features(node.past, latency=_latency(node.health), usage=node.use)
+    scored = score_latest(table, seed=seed).hours
+    if not scored:
+        return None
+    return JudgedHour(
+        node=node.name,
+        hour=scored[0].hour,
+        score=scored[0].score,
+        threshold=scored[0].threshold,
+        evidence=_strangeness(scored[0]) if scored[0].unusual else "",
+    )
+
+
+def _of_series(node: _Node, now: datetime) -> list[Anomaly | None]:
+    """What its series say of their last hour. Nobody need be told of the silence of a node that is known to be away."""
+    name, host = node.name, node.place.host
+    hours = pd.date_range(node.past.index[0], hour_of(now) - HOUR, freq="h")
+    watched: list[tuple[Rule, dict[str, pd.Series]]] = [(SERIES_YIELD, {"yield": node.past["yield_usd"]})]
+    if not _was_away(node, now):
+        # At full share where that is known: a share that is changed is no event of the node's.
+        known = node.past["yield_native"].notna().mean() > 0.5
+        what, column = ("native earnings at full share", "yield_native") if known else ("native earnings", "net_native")
+        watched.append((SERIES_EARNINGS, {what: node.past[column]}))
+    if (latency := _latency(node.health)) is not None:
+        watched.append((SERIES_LATENCY, {"answer time": latency}))
+    if node.use is not None:
+        metrics = {str(metric): node.use[metric] for metric in node.use if metric in rules_node.SPIKING}
+        watched.append((SERIES_USAGE, metrics))
+    return [
+        series_anomaly(
+            rule,
+            name,
+            {what: _known(values.reindex(hours)) for what, values in series.items()},
+            end=hour_of(now),
+            at=now,
+            host=host,
+        )
+        for rule, series in watched
+    ]
+
+
+def _was_away(node: _Node, now: datetime) -> bool:
+    """Whether it was away in the last hours: what it did not tell then is no news of its own."""
+    lately = node.health[node.health["observed_at"] > now - LATEST]
+    return bool(lately["state"].isin([HealthState.UNREACHABLE.value, HealthState.ERROR.value]).any())
+
+
+def _native(node: _Node) -> Hours:
+    """What it earned by the hour in its own unit."""
+    return node.by_hour(node.past["net_native"])
+
+
+def _beside_peers(
+    node: _Node, nodes: Sequence[_Node], now: datetime, settings: AnomalySettings
+) -> list[Anomaly | None]:
+    peers = [
+        other
+        for other in nodes
+        if other.name != node.name
+        and other.place.protocol == node.place.protocol
+        and not other.past.empty
+        and other.past.index[-1] == node.past.index[-1]
+    ]
+    return [
+        rules_earnings.zero_while_peers_earn(
+            node.name,
+            _native(node),
+            [_native(peer) for peer in peers],
+            end=node.past.index[-1].to_pydatetime() + HOUR,
+            at=now,
+            hours=settings.zero_hours,
+            host=node.place.host,
+        )
+    ]
+
+
+# --- what is no node
+
+
+def _of_hosts(known: Known, now: datetime, settings: AnomalySettings) -> list[Anomaly | None]:
+    found: list[Anomaly | None] = []
+    uses = _host_use(known.usage, now)
+    for host in sorted({place.host for place in known.nodes.values()}):
+        use = uses.get(host)
+        if use is None or not {"disk_used_bytes", "disk_total_bytes"} <= set(use.columns):
+            continue
+        disk = use[["disk_used_bytes", "disk_total_bytes"]].dropna()
+        disk = disk[disk.index > now - SCORES_OF]
+        if not disk.empty and disk.index[-1] > now - LATEST:
+            hours = cast("pd.DatetimeIndex", disk.index).to_pydatetime()
+            used: Samples = list(zip(hours.tolist(), disk["disk_used_bytes"].tolist(), strict=True))
+            total = float(disk["disk_total_bytes"].iloc[-1])
+            found.append(disk_filling(host, used, total, at=now, days=settings.disk_days))
+    found += [
+        rules_orcha.allocation_failed(change.host, change.status, change.reason, change.ended_at, at=now)
+        for change in known.changes
+    ]
+    return found
+
+
+def _of_prices(known: Known, now: datetime, stale_after: timedelta) -> list[Anomaly | None]:
+    if known.prices is None:
+        return []
+    prices = _with_times(known.prices, "observed_at", "priced_at")
+    found: list[Anomaly | None] = []
+    for name, own in prices[prices["observed_at"] <= now].groupby("token"):
+        token, believed = str(name), cast("pd.Timestamp", own["priced_at"].iloc[-1]).to_pydatetime()
+        found.append(rules_orcha.price_stale(token, believed, at=now, after=stale_after))
+        by_hour = own.groupby(own["observed_at"].dt.floor("h"))["usd"].last()
+        hours = pd.date_range(by_hour.index[0], hour_of(now) - HOUR, freq="h")
+        series = {"price": _known(by_hour.reindex(hours))}
+        found.append(series_anomaly(SERIES_PRICE, token, series, end=hour_of(now), at=now))
+    return found
+
+
+# --- frames
+
+
+def _known(values: pd.Series) -> list[float | None]:
+    return [None if np.isnan(value) else value for value in values.astype(float).tolist()]
 
 
 def _with_times(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
@@ -72,17 +340,6 @@ def _with_times(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
 
 def _number(value: Any) -> float | None:
     return None if value is None or pd.isna(value) else float(value)
-
-
-def _health(node: str, row: "pd.Series[Any]", now: datetime) -> Anomaly | None:
-    reading = HealthReading(
-        state=HealthState(row["state"]),
-        reason=row["reason"],
-        error_kind=row["error_kind"],
-        latency_seconds=_number(row["latency_seconds"]),
-        scores=json.loads(row["scores"]),
-    )
-    return health_anomaly(node, reading, detected_at=now)
 
 
 def _earned(node: str, past: pd.DataFrame, forecasts: pd.DataFrame) -> HourEarned | None:
@@ -108,6 +365,7 @@ def _earned(node: str, past: pd.DataFrame, forecasts: pd.DataFrame) -> HourEarne
             unit="USD at full share",
             source=f"forecast of {last['issued_at']:%Y-%m-%d %H:%M}",
             native_ratio=ratio,
+            low=_number(last["p10"]),
         )
     for pair, unit in ((native, "native units"), (_against_past(past, "net_usd", hour), "USD")):
         if pair:
@@ -131,36 +389,54 @@ def _latency(readings: pd.DataFrame) -> pd.Series | None:
     return readings["latency_seconds"].astype(float).groupby(hours).mean()
 
 
-def _hourly_use(usage: pd.DataFrame | None, node: str) -> pd.DataFrame | None:
-    """One column a metric by hour: the mean of a gauge, the increase of a counter (`…_total`)."""
-    if usage is None or (own := usage[usage["node"] == node]).empty:
-        return None
-    values = own.assign(hour=own["observed_at"].dt.floor("h"), value=own["value"].astype(float))
-    table = values.pivot_table(index="hour", columns="metric", values="value", aggfunc=["mean", "last"])
-    columns = {
-        str(metric): table["last"][metric].diff().where(lambda rise: rise >= 0)  # a counter that fell has started again
-        if str(metric).endswith("_total")
-        else table["mean"][metric]
-        for metric in table["mean"].columns
+def _hourly_use(usage: pd.DataFrame | None, now: datetime) -> dict[str, pd.DataFrame]:
+    """By node, one column a metric by full hour: the mean of a gauge, the increase of a counter (`…_total`) an hour."""
+    if usage is None or usage.empty:
+        return {}
+    hourly = _with_times(usage, "hour", "read_at")
+    hourly = hourly[hourly["hour"] < hour_of(now)].sort_values(["node", "metric", "hour"])
+    counters = hourly["metric"].str.endswith("_total")
+    earlier = hourly.groupby(["node", "metric"])[["last", "read_at"]].shift()
+    # Readings need not lie an hour apart: what is counted is the rate between the last of two hours.
+    hours = (hourly["read_at"] - earlier["read_at"]).dt.total_seconds() / 3600
+    rise = ((hourly["last"] - earlier["last"]) / hours).where(hourly["last"] >= earlier["last"])  # else it began anew
+    value = hourly["mean"].where(~counters, rise)
+    return _tables(hourly, value)
+
+
+def _host_use(usage: pd.DataFrame | None, now: datetime) -> dict[str, pd.DataFrame]:
+    """By host, one column a metric by hour: as it last stood."""
+    if usage is None or usage.empty:
+        return {}
+    hourly = _with_times(usage[usage["node"].str.startswith(HOST)], "hour")
+    hourly = hourly[hourly["hour"] < now]
+    found = _tables(hourly, hourly["last"])
+    return {name.removeprefix(HOST): table for name, table in found.items()}
+
+
+def _tables(hourly: pd.DataFrame, value: pd.Series) -> dict[str, pd.DataFrame]:
+    rows = hourly[["node", "hour", "metric"]].assign(value=value.astype(float)).set_index(["hour", "metric"])
+    return {
+        str(name): own["value"].unstack("metric")  # noqa: PD010 (each stands there once: pivot_table would average)
+        for name, own in rows.groupby("node")
     }
-    return pd.DataFrame(columns)
 
 
-def _unusual(node: str, hour: HourScore, now: datetime) -> Anomaly:
+def _strangeness(hour: HourScore) -> str:
     """What the forest found strange, told by the features furthest from the ordinary."""
     away = {name: 10 * (1 - value) if name == "health" else abs(value) for name, value in hour.features.items()}
     order = [name for name in sorted(away, key=lambda name: away[name], reverse=True) if away[name] >= 1]
     told = [f"{FEATURES[name]}: {_deviation(name, hour.features[name])}" for name in order[:3]]
-    return Anomaly(
-        detected_at=now,
-        node=node,
-        rule="unusual-hour",
-        severity="warning",
-        score=hour.score,
-        evidence=f"the hour from {hour.hour:%Y-%m-%d %H:%M} UTC is unlike its past (score {hour.score:.3f}, unusual "
-        f"above {hour.threshold:.3f}); {'; '.join(told) or 'no single value stands out'}",
-        remedy="Compare the node's log and load in that hour with an ordinary one.",
+    return (
+        f"the hour from {hour.hour:%Y-%m-%d %H:%M} UTC is unlike its past (score {hour.score:.3f}, unusual "
+        f"above {hour.threshold:.3f}); {'; '.join(told) or 'no single value stands out'}"
     )
+
+
+def _unusual(node: _Node, hour: JudgedHour, now: datetime) -> Anomaly | None:
+    if not hour.evidence:
+        return None
+    return UNUSUAL_HOUR.found(node.name, hour.evidence, at=now, host=node.place.host, score=hour.score, since=hour.hour)
 
 
 def _deviation(name: str, value: float) -> str:

@@ -17,7 +17,7 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
-from orcha_pipeline.anomalies.rules import SAME_HOUR_DAYS
+from orcha_pipeline.anomalies.rules_earnings import SAME_HOUR_DAYS
 
 MIN_HISTORY_HOURS = 48
 FALSE_ALARMS = 1 / 336
@@ -67,8 +67,6 @@ def score_latest(features: pd.DataFrame, *, hours: int = 1, seed: int = 7) -> Fo
     Fewer than 48 past hours with known earnings and past days to compare them with give no judgement, and say so.
     The same table and seed give the same scores.
     """
-    from sklearn.ensemble import IsolationForest
-
     known = features[features["earnings"].notna()]
     cut = features.index[-hours] if len(features) >= hours else None
     history = known[known.index < cut] if cut is not None else known.iloc[:0]
@@ -79,6 +77,8 @@ def score_latest(features: pd.DataFrame, *, hours: int = 1, seed: int = 7) -> Fo
     latest = known[known.index >= cut]
     if latest.empty:
         return ForestResult(hours=(), note="the earnings of the latest hours are unknown")
+
+    from sklearn.ensemble import IsolationForest
 
     past = history.to_numpy(dtype=float)
     judged: list[HourScore] = []

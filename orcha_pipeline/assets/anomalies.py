@@ -1,21 +1,26 @@
-"""What looks wrong with a node, as rows and on the asset's page."""
+"""What looks wrong, as rows and on the asset's page."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from orcha_pipeline.allocation.apply import clock_jumped
 from orcha_pipeline.assets.earnings import FEATURES
 from orcha_pipeline.assets.forecast import FORECAST
 from orcha_pipeline.assets.ingest import OWNERS
-from orcha_pipeline.model import YIELD_USD, Window, slot_of
+from orcha_pipeline.model import slot_of
 from orcha_pipeline.resources import NodesResource, WarehouseResource
-from orcha_pipeline.warehouse import decisions
-from orcha_pipeline.warehouse.frames import frame
+from orcha_pipeline.warehouse import anomaly_rows
+
+if TYPE_CHECKING:
+    from orcha_pipeline.anomalies.anomaly import Anomaly
 
 ANOMALIES = dg.AssetKey(["anomalies"])
-PROMISES_READ = timedelta(days=2)
+BEFORE_THE_PLAN = {"dagster/priority": "1"}
+"""The plan reads what was found in this slot; but where nothing can be found, plans must go on: it is no dependency."""
 
 
 def build_anomalies() -> dg.AssetsDefinition:
@@ -28,50 +33,53 @@ def build_anomalies() -> dg.AssetsDefinition:
         kinds={"scikitlearn", "duckdb"},
         owners=OWNERS,
         metadata={"dagster/table_name": "anomalies"},
+        op_tags=BEFORE_THE_PLAN,
         pool="duckdb",
     )
     def anomalies(
         context: dg.AssetExecutionContext, nodes: NodesResource, warehouse: WarehouseResource
     ) -> dg.MaterializeResult[Any]:
-        """Isolation Forest on earnings, resource use and connection of each node, and rules: what is wrong."""
-        from orcha_pipeline.anomalies.detect import HISTORY, detect
+        """Rules, series and an Isolation Forest: what is wrong with nodes, hosts, prices and Orcha itself."""
+        from orcha_pipeline.anomalies.detect import detect
+        from orcha_pipeline.anomalies.known import Place, read_known
 
         installation = nodes.installation()
-        now = installation.clock.now()
+        settings, now = installation.settings, installation.clock.now()
         store = warehouse.warehouse
-        past, upcoming = Window(now - HISTORY, now + timedelta(seconds=1)), Window(now - PROMISES_READ, now)
+        places = {node.name: Place(protocol=node.protocol, host=node.host) for node in settings.nodes}
+        jumped = clock_jumped(installation)
         with store.read() as connection:
-            features = frame(connection, "features_hourly", past)
-            health = frame(connection, "node_health", past)
-            usage = frame(connection, "resource_usage", past)
-            forecasts = frame(connection, "forecasts", upcoming)
-        forecasts = forecasts[forecasts["target"] == YIELD_USD]
-        own = set(installation.node_protocols())
-        found = [
-            anomaly for anomaly in detect(features, health, forecasts, now=now, usage=usage) if anomaly.node in own
-        ]
+            known = read_known(connection, places, now, clock_jumped=jumped)
+        stale_after = timedelta(minutes=settings.prices.stale_after_minutes)
+        findings = detect(known, settings.anomalies, stale_after=stale_after)
+        found = findings.anomalies
         with store.write() as connection:
-            rows = decisions.record_anomalies(
-                connection, slot_of(now), [{k: v for k, v in asdict(a).items() if k != "slot"} for a in found]
-            )
+            rows = anomaly_rows.record_anomalies(connection, slot_of(now), [asdict(anomaly) for anomaly in found])
+            anomaly_rows.record_judged(connection, findings.judged)
         for anomaly in found:
-            context.log.warning("%s %s on %s: %s", anomaly.severity, anomaly.rule, anomaly.node, anomaly.evidence)
-        metadata: dict[str, Any] = {"dagster/row_count": rows, "simulated": installation.simulated}
-        if found:
-            metadata["found"] = dg.MetadataValue.table(
-                [
-                    dg.TableRecord(
-                        {
-                            "node": a.node,
-                            "rule": a.rule,
-                            "severity": a.severity,
-                            "evidence": a.evidence,
-                            "remedy": a.remedy,
-                        }
-                    )
-                    for a in found
-                ]
-            )
-        return dg.MaterializeResult(metadata=metadata)
+            context.log.warning("%s %s on %s: %s", anomaly.severity, anomaly.rule, anomaly.subject, anomaly.evidence)
+        return dg.MaterializeResult(
+            metadata={"dagster/row_count": rows, "simulated": installation.simulated, **_told(found)}
+        )
 
     return anomalies
+
+
+def _told(found: "Sequence[Anomaly]") -> dict[str, Any]:
+    """A line an anomaly, the gravest first."""
+    if not found:
+        return {}
+    records = [
+        dg.TableRecord(
+            {
+                "subject": anomaly.subject,
+                "scope": anomaly.scope.value,
+                "rule": anomaly.rule,
+                "severity": anomaly.severity.value,
+                "evidence": anomaly.evidence,
+                "remedy": anomaly.remedy,
+            }
+        )
+        for anomaly in sorted(found, key=lambda anomaly: -anomaly.severity.rank)
+    ]
+    return {"found": dg.MetadataValue.table(records)}

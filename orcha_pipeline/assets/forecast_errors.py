@@ -14,7 +14,7 @@ from orcha_pipeline.forecasting import live_errors
 from orcha_pipeline.forecasting.live_errors import DAY, NAIVE_REACH, DriftState, DriftVerdict
 from orcha_pipeline.model import hour_of
 from orcha_pipeline.resources import NodesResource, WarehouseResource
-from orcha_pipeline.warehouse import decisions, forecast_rows
+from orcha_pipeline.warehouse import alert_rows, decisions, forecast_rows
 from orcha_pipeline.warehouse.forecast_rows import ForecastErrorRow
 
 FORECAST_ERRORS = dg.AssetKey(["forecast_errors"])
@@ -113,18 +113,21 @@ def _follow_up(
     alert = request = None
     resolved = False
     if verdict.state is DriftState.DRIFTED:
-        alert = forecast_rows.raise_alert(
+        alert = alert_rows.raise_alert(
             connection,
             at=now,
             kind=FORECAST_DRIFT,
             severity="warning",
+            scope="protocol",
             subject=protocol,
             message=f"Forecasts of {protocol} have drifted: {verdict.reason}.",
             evidence=verdict.evidence(),
         )
         request = forecast_rows.request_retraining(connection, protocol=protocol, at=now, reason=verdict.reason)
     elif verdict.state is DriftState.STEADY:
-        resolved = forecast_rows.resolve_alert(connection, kind=FORECAST_DRIFT, subject=protocol, at=now)
+        resolved = alert_rows.resolve_alert(
+            connection, kind=FORECAST_DRIFT, subject=protocol, at=now, why="the forecasts are as good as promised again"
+        )
     return Judged(
         protocol=protocol,
         verdict=verdict,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from orcha_pipeline.anomalies.catalogue import MASKING
 from orcha_pipeline.assets.earnings import FEATURES
 from orcha_pipeline.assets.ingest import OWNERS
 from orcha_pipeline.assets.metadata import picture
@@ -14,7 +15,7 @@ from orcha_pipeline.errors import ModelError
 from orcha_pipeline.model import YIELD_USD, Window, hour_of
 from orcha_pipeline.resources import ModelRegistryResource, NodesResource, WarehouseResource
 from orcha_pipeline.settings import MLFLOW_VIEW
-from orcha_pipeline.warehouse import decisions, forecast_rows
+from orcha_pipeline.warehouse import anomaly_rows, decisions, forecast_rows
 from orcha_pipeline.warehouse.columns import feature_columns
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from orcha_pipeline.forecasting.training import TrainedModel
 
 TRAINING_HISTORY = timedelta(days=90)
+MASKED_AT_MOST = timedelta(hours=72)
+"""Of something wrong with a node without an end the first so many hours: what lasts is how it is by now."""
 SERVED = "served"
 CHARTED = ("served wape", "seasonal_naive wape", "lstm wape", "lightgbm wape", "served coverage80")
 """What Dagster draws from training to training."""
@@ -54,7 +57,7 @@ def _build_model(protocol: str) -> dg.AssetsDefinition:
         warehouse: WarehouseResource,
         model_registry: ModelRegistryResource,
     ) -> Any:
-        from orcha_pipeline.forecasting.features import panel_of
+        from orcha_pipeline.forecasting.features import known_hours, masked, panel_of
         from orcha_pipeline.forecasting.model_registry import log_training
         from orcha_pipeline.forecasting.training import train_protocol
 
@@ -66,11 +69,15 @@ def _build_model(protocol: str) -> dg.AssetsDefinition:
         now = installation.clock.now()
         store = warehouse.warehouse
         with store.read() as connection:
-            columns = feature_columns(connection, Window(hour_of(now) - TRAINING_HISTORY, hour_of(now)))
+            window = Window(hour_of(now) - TRAINING_HISTORY, hour_of(now))
+            columns = feature_columns(connection, window)
+            wrong = anomaly_rows.masked_hours(connection, MASKING, window, at_most=MASKED_AT_MOST)
             champion = decisions.champions(connection).get(protocol)
         with store.write() as connection:
             forecast_rows.take_requests(connection, protocol, context.run.run_id, now)
-        panel = panel_of(columns, nodes=own)
+        recorded = panel_of(columns, nodes=own)
+        panel = [one for one in masked(recorded, wrong) if known_hours(one)]
+        left_out = sum(map(known_hours, recorded)) - sum(map(known_hours, panel))
         if not panel:
             context.log.warning("No hour of %s is known yet: seasonal naive serves once there are some.", protocol)
             return
@@ -136,6 +143,7 @@ def _build_model(protocol: str) -> dg.AssetsDefinition:
                     f"{name}: {one.refused}" for name, one in manifest.candidates.items() if one.refused
                 )
                 or "none",
+                "hours left out for anomalies": left_out,
                 "hours learned from": (row.data_end - row.data_start) / timedelta(hours=1),
                 "MLflow run": dg.MetadataValue.url(
                     f"{mlflow_page}/#/experiments/{registered.experiment_id}/runs/{registered.run_id}?{MLFLOW_VIEW}"

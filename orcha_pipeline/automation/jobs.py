@@ -8,6 +8,7 @@ import dagster as dg
 from orcha_pipeline.assets.application import ALLOCATION_APPLICATION
 from orcha_pipeline.assets.backup import BACKUP
 from orcha_pipeline.assets.earnings import EARNINGS_HOURLY, FEATURES
+from orcha_pipeline.assets.healing import HEALING
 from orcha_pipeline.assets.housekeeping import HOUSEKEEPING
 from orcha_pipeline.assets.ingest import PRICES, fact_keys
 from orcha_pipeline.assets.models import model_keys
@@ -25,7 +26,7 @@ def build_jobs(protocols: Sequence[str]) -> list[Any]:  # Dagster does not expor
     past = [*[key for key in fact_keys(protocols) if key.path[-1] == "earnings"], PRICES]
     models = dg.AssetSelection.assets(*model_keys(protocols))
     application = dg.AssetSelection.assets(ALLOCATION_APPLICATION)
-    upkeep = dg.AssetSelection.assets(BACKUP, HOUSEKEEPING)
+    upkeep = dg.AssetSelection.assets(BACKUP, HOUSEKEEPING, HEALING)
     return [
         dg.define_asset_job(
             CYCLE,

@@ -7,6 +7,7 @@ each window by itself, so that dollars and tokens never meet.
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -77,6 +78,19 @@ def panel_of(columns: Columns, *, nodes: Collection[str] | None = None) -> list[
             if np.isfinite(grids[target]).any()
         ]
     return panel
+
+
+def masked(panel: Sequence[HourlySeries], hours: Mapping[str, Collection[datetime]]) -> list[HourlySeries]:
+    """The same series with these hours of their nodes unknown: what came then is no example of what is to come."""
+    found: list[HourlySeries] = []
+    for one in panel:
+        node, _ = node_and_target(one.name)
+        places = np.array([to_hour(hour) - one.first_hour for hour in hours.get(node, ())], dtype=np.int64)
+        places = places[(places >= 0) & (places < len(one.values))]
+        values = one.values.copy()
+        values[places] = np.nan
+        found.append(replace(one, values=values))
+    return found
 
 
 def _rows_by_node(names: NDArray[Any]) -> dict[str, NDArray[np.int64]]:

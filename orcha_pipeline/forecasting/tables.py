@@ -73,7 +73,58 @@ def read_table(path: Path) -> LongTable:
     off: that is how a wide table of series of different lengths becomes a long one. Times are kept: an hour of the
     calendar has passed whether its value is known or not.
     """
-    return _table(path, _parquet_rows(path) if path.suffix == ".parquet" else _csv_rows(path))
+    return _table(path, _rows(path))
+
+
+@dataclass(frozen=True, slots=True)
+class LongRow:
+    """A row as it stands: what is given as `ds` and `y`, and what they mean: seconds since 1970 (or hour 0), a number.
+
+    `times` and `zoned`: as in `LongTable`. An unknown value is NaN.
+    """
+
+    name: str
+    ds: Any
+    y: Any
+    seconds: float
+    value: float
+    times: bool
+    zoned: bool
+
+
+def read_rows(path: Path) -> Iterator[LongRow]:
+    """The rows of a long table, in order, of any sampling step. Raises ModelError as `read_table` does.
+
+    What the rows of one series must have in common is not asked: two may tell of the same time.
+    """
+    times: bool | None = None
+    for place, unique_id, ds, y in _rows(path):
+        seconds, (this_times, zoned) = _seconds(place, ds)
+        if times is not None and times != this_times:
+            raise _mixed(place, ds)
+        times = this_times
+        yield LongRow(_name(place, unique_id), ds, y, seconds, _value(place, y), times, zoned)
+    if times is None:
+        raise _empty(path)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
+    return _parquet_rows(path) if path.suffix == ".parquet" else _csv_rows(path)
+
+
+def _name(place: str, unique_id: Any) -> str:
+    name = "" if unique_id is None else str(unique_id).strip()
+    if not name:
+        raise ModelError(f"{place}: unique_id is empty; name the series")
+    return name
+
+
+def _mixed(place: str, ds: Any) -> ModelError:
+    return ModelError(f"{place}: ds {_shown(ds)} mixes times and integer hours; use one of them")
+
+
+def _empty(path: Path) -> ModelError:
+    return ModelError(f"{path} holds no rows; it needs rows with unique_id, ds and y")
 
 
 def _table(path: Path, rows: Iterable[tuple[str, Any, Any, Any]]) -> LongTable:
@@ -81,9 +132,7 @@ def _table(path: Path, rows: Iterable[tuple[str, Any, Any, Any]]) -> LongTable:
     form: tuple[bool, bool] | None = None
     hours: dict[str, tuple[int, tuple[bool, bool]]] = {}  # the series of a table mostly share their hours
     for place, unique_id, ds, y in rows:
-        name = "" if unique_id is None else str(unique_id).strip()
-        if not name:
-            raise ModelError(f"{place}: unique_id is empty; name the series")
+        name = _name(place, unique_id)
         found = hours.get(ds) if isinstance(ds, str) else None
         if found is None:
             found = _hour(place, ds)
@@ -91,14 +140,14 @@ def _table(path: Path, rows: Iterable[tuple[str, Any, Any, Any]]) -> LongTable:
                 hours[ds] = found
         hour, this_form = found
         if form is not None and form[0] != this_form[0]:
-            raise ModelError(f"{place}: ds {_shown(ds)} mixes times and integer hours; use one of them")
+            raise _mixed(place, ds)
         form = (this_form[0], this_form[1] or (form is not None and form[1]))
         values = by_name.setdefault(name, {})
         if hour in values:
             raise ModelError(f"{place}: {_shown(name)} has a second row for ds {_shown(ds)}; remove one")
         values[hour] = _value(place, y)
     if form is None:
-        raise ModelError(f"{path} holds no rows; it needs rows with unique_id, ds and y")
+        raise _empty(path)
     return _long_table(path, by_name, times=form[0], zoned=form[1])
 
 
@@ -270,22 +319,32 @@ def _places(path: Path, columns: Sequence[str]) -> list[int]:
 
 def _hour(place: str, ds: Any) -> tuple[int, tuple[bool, bool]]:
     """The hour `ds` tells, whether it was a time, and whether that had a zone."""
+    since, form = _since(place, ds)
+    hour, rest = divmod(since, _HOUR)
+    if rest:
+        raise ModelError(f"{place}: ds {_shown(ds)} is not on a full hour; the series must be hourly")
+    return hour, form
+
+
+def _seconds(place: str, ds: Any) -> tuple[float, tuple[bool, bool]]:
+    since, form = _since(place, ds)
+    return since.total_seconds(), form
+
+
+def _since(place: str, ds: Any) -> tuple[timedelta, tuple[bool, bool]]:
+    """The time that `ds` tells, from 1970 or hour 0 on, whether it was a time, and whether that had a zone."""
     number = _integer(ds)
     if number is not None:
         if abs(number) > LARGEST_HOUR:
             raise ModelError(f"{place}: ds {_shown(ds)} is no hour; write an integer hour, or a time")
-        return number, (False, False)
+        return number * _HOUR, (False, False)
     moment = _time(ds)
     if moment is None:
         raise ModelError(f"{place}: ds {_shown(ds)} is neither a time nor an integer hour; write 2026-11-20 10:00:00")
     zoned = moment.tzinfo is not None
     if not FIRST_YEAR <= moment.year <= LAST_YEAR:
         raise ModelError(f"{place}: ds {_shown(ds)} lies outside of the years {FIRST_YEAR} to {LAST_YEAR}")
-    since = (moment.astimezone(UTC) if zoned else moment.replace(tzinfo=UTC)) - _EPOCH
-    hour, rest = divmod(since, _HOUR)
-    if rest:
-        raise ModelError(f"{place}: ds {_shown(ds)} is not on a full hour; the series must be hourly")
-    return hour, (True, zoned)
+    return (moment.astimezone(UTC) if zoned else moment.replace(tzinfo=UTC)) - _EPOCH, (True, zoned)
 
 
 def _integer(ds: Any) -> int | None:

@@ -107,6 +107,10 @@ class Adapter(ABC):
         The planner moves the first one only; the others are the operator's.
         """
 
+    def clock_ahead_seconds(self) -> float | None:
+        """How far the node's clock is ahead of this machine's, by its last answer; None where nothing tells."""
+        return None
+
     def advice(self) -> Sequence[str]:
         """What the operator could do that Orcha must not or cannot do itself, with reasons and figures."""
         return ()

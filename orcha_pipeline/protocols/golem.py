@@ -40,7 +40,7 @@ from orcha_pipeline.protocols.golem_balances import Books, golem_balances
 from orcha_pipeline.protocols.golem_command import ProviderCommand
 from orcha_pipeline.protocols.golem_documents import LONG_LOOK_BACK, Accrual, GolemDocuments
 from orcha_pipeline.protocols.golem_files import SMALLEST_GIB, AgentState, Profile, ProviderAgent, ProviderFiles
-from orcha_pipeline.protocols.http import HttpStatusError, NodeHttp
+from orcha_pipeline.protocols.http import HttpStatusError, NodeHttp, seconds_ahead
 from orcha_pipeline.protocols.levers import check_change, lever_range, wait_for
 from orcha_pipeline.protocols.node_options import positive_demand, read_options, required_token
 from orcha_pipeline.protocols.os_limits import os_usage
@@ -257,6 +257,10 @@ class GolemAdapter(Adapter):
         )
         no_price = state.no_profile or state.no_presets or ("" if state.active else "no preset is active")
         return [threads, *(self._price_lever(name, no_price) for name in PRICES)]
+
+    def clock_ahead_seconds(self) -> float | None:
+        """By the date of its last answer."""
+        return seconds_ahead(self._http.dated, self.clock)
 
     def advice(self) -> Sequence[str]:
         """Problems of the payment drivers and the network, unpaid invoices, running tasks, and lack of tasks."""

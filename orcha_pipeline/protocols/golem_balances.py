@@ -46,6 +46,14 @@ class _Standing:
     overdue_invoices: int = 0
     unpaid: Decimal = Decimal(0)
     """The part of settled invoices that no payment covers."""
+    oldest: dict[BalanceKind, datetime] = field(default_factory=dict[BalanceKind, datetime])
+    """When the oldest document in an amount was issued."""
+
+    def add(self, kind: BalanceKind, amount: Decimal, at: datetime) -> None:
+        """Something of a document issued at `at`."""
+        self.amounts[kind] += amount
+        if amount > 0:
+            self.oldest[kind] = min(at, self.oldest.get(kind, at))
 
 
 def unconfirmed_too_long(document: DebitNote | Invoice, now: datetime) -> bool:
@@ -102,18 +110,18 @@ def golem_balances(node: str, books: Books, *, now: datetime, platforms: Iterabl
 def _add_invoice(standing: _Standing, invoice: Invoice, paid: Decimal, now: datetime) -> None:
     left = max(invoice.amount - paid, Decimal(0))
     if invoice.status in LOST:
-        standing.amounts[BalanceKind.LOST] += left
+        standing.add(BalanceKind.LOST, left, invoice.timestamp)
     elif invoice.status == "SETTLED":
         standing.unpaid += left if left > _ROUNDING else 0
     elif invoice.status == "ACCEPTED":
-        standing.amounts[BalanceKind.PENDING] += left
+        standing.add(BalanceKind.PENDING, left, invoice.timestamp)
         if is_overdue(invoice, now):
             standing.overdue += left
             standing.overdue_invoices += 1
     elif unconfirmed_too_long(invoice, now):
-        standing.amounts[BalanceKind.DOUBTFUL] += left
+        standing.add(BalanceKind.DOUBTFUL, left, invoice.timestamp)
     else:
-        standing.amounts[BalanceKind.ACCRUED] += left
+        standing.add(BalanceKind.ACCRUED, left, invoice.timestamp)
         standing.invoiced += left
 
 
@@ -124,7 +132,8 @@ def _add_chain(standing: _Standing, chain: Sequence[DebitNote], now: datetime) -
     paid = max((note.total_amount_due for note in live if note.status == "SETTLED"), default=Decimal(0))
     # Without a note for a week the task is over, and an invoice should have come.
     over = max(note.timestamp for note in chain) < now - DOUBTFUL_AFTER
-    standing.amounts[BalanceKind.DOUBTFUL if over else BalanceKind.ACCRUED] += total - paid
+    begun = min(note.timestamp for note in chain)
+    standing.add(BalanceKind.DOUBTFUL if over else BalanceKind.ACCRUED, total - paid, begun)
     standing.amounts[BalanceKind.LOST] += max(max(note.total_amount_due for note in chain) - total, Decimal(0))
 
 
@@ -156,6 +165,7 @@ def _rows(node: str, books: Books, platform: str, standing: _Standing, now: date
             provenance=provenance,
             source=source,
             note=notes.get(kind, ""),
+            oldest_at=standing.oldest.get(kind),
         )
         for kind, amount in amounts.items()
         for since, provenance, source in (sources[kind],)

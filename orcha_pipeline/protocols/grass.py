@@ -38,8 +38,9 @@ from orcha_pipeline.model import (
     Window,
 )
 from orcha_pipeline.protocols.base import Adapter, AdapterOptions
-from orcha_pipeline.protocols.http import HTML_PAGE, HttpAuthenticationError, NodeHttp
+from orcha_pipeline.protocols.http import HTML_PAGE, HttpAuthenticationError, NodeHttp, seconds_ahead
 from orcha_pipeline.protocols.node_options import positive_demand, read_options, required_token
+from orcha_pipeline.protocols.node_tokens import expires_at
 from orcha_pipeline.protocols.os_limits import apply_os_limit, os_allocation, os_levers, os_usage
 from orcha_pipeline.protocols.parsing import AmountText, ApiModel, Listed, UtcTime, native, parse, whole_amounts
 from orcha_pipeline.settings import NodeSettings
@@ -149,12 +150,13 @@ class GrassAdapter(Adapter):
         super().__init__(settings, controller=controller, clock=clock, transport=transport)
         self.options = read_options(settings, GrassOptions)
         positive_demand(settings, self.options.share_limit)
+        self._token = required_token(settings, "the dashboard's accessToken")
         self._http = NodeHttp(
             settings.name,
             settings.url,
             headers={
                 # The raw token: this API takes no "Bearer".
-                "Authorization": required_token(settings, "the dashboard's accessToken"),
+                "Authorization": self._token,
                 "Origin": DASHBOARD,
                 "Referer": f"{DASHBOARD}/",
                 "User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
@@ -183,8 +185,13 @@ class GrassAdapter(Adapter):
             reason=problem or "; ".join(self._doubts(devices)),
             error_kind=ApiError.kind if problem else "",
             latency_seconds=latency,
-            scores={"ip_score": float(min(device.ip_score for device in devices))} if devices else {},
+            scores=self._scores(devices),
         )
+
+    def _scores(self, devices: Sequence[_Device]) -> dict[str, float]:
+        scores = {"ip_score": float(min(device.ip_score for device in devices))} if devices else {}
+        ends = expires_at(self._token)
+        return scores if ends is None else scores | {"token_seconds_left": (ends - self.clock.now()).total_seconds()}
 
     def _why_absent(self) -> str:
         """Why no device of ours is connected, from the list of all devices."""
@@ -359,6 +366,10 @@ class GrassAdapter(Adapter):
         if found is None:
             raise UnsupportedError(self.node, f"there is no lever {lever!r}")
         return apply_os_limit(self.node, self.controller, found, value)
+
+    def clock_ahead_seconds(self) -> float | None:
+        """By the date of its last answer."""
+        return seconds_ahead(self._http.dated, self.clock)
 
     def advice(self) -> Sequence[str]:
         """What keeps the points down, or keeps them from being worth something."""

@@ -26,6 +26,7 @@ import httpx
 import stamina
 from pydantic import SecretStr
 
+from orcha_pipeline.clock import Clock
 from orcha_pipeline.errors import (
     AdapterError,
     ApiError,
@@ -186,6 +187,8 @@ class NodeHttp:
         self._transport = transport or _BoundedTransport(socket_path)
         self._attempts = attempts
         self._circuit = Circuit(node)
+        self.dated: datetime | None = None
+        """The server's own time at its last answer, to a second; None where it does not tell."""
 
     def get_json(self, path: str = "", params: Mapping[str, str | int] | None = None) -> Any:
         """The parsed answer of a GET; numbers with a fraction are `Decimal`, exactly as written.
@@ -306,6 +309,8 @@ class NodeHttp:
         request = httpx.Request(method, url, headers=self._headers, json=body, extensions={"timeout": timeouts})
         try:
             response = self._transport.handle_request(request)
+            # A cache's answer is of another moment.
+            self.dated = None if "age" in response.headers else _http_date(response.headers.get("date", ""))
             try:
                 return _Answer(response.status_code, response.headers, self._body(response, path))
             finally:
@@ -390,6 +395,11 @@ class NodeHttp:
             text = text.replace(secret, "***")
         printable = "".join(c if c.isprintable() else " " for c in text)
         return " ".join(printable.split())[:300]
+
+
+def seconds_ahead(dated: datetime | None, clock: Clock) -> float | None:
+    """How far a server is ahead of `clock` that has just answered at `dated`, by its own time."""
+    return None if dated is None else float(round((dated - clock.now()).total_seconds()))
 
 
 def _secrets(base: httpx.URL, values: Iterable[SecretStr]) -> tuple[str, ...]:

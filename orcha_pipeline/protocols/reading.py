@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TypeVar
 
 from orcha_pipeline.errors import AdapterError, NodeConnectionError, ParseError, UnsupportedError, where
-from orcha_pipeline.model import EarningsObservation, HealthReading, HealthState, NodeReading, Window
+from orcha_pipeline.model import CLOCK_AHEAD, EarningsObservation, HealthReading, HealthState, NodeReading, Window
 from orcha_pipeline.protocols.base import Adapter
 from orcha_pipeline.protocols.http import new_reading, remaining_seconds, time_budget
 
@@ -22,7 +22,7 @@ HISTORY_SECONDS = 120.0
 """A month of debit notes takes longer to read than what is so now."""
 GRACE_SECONDS = 0.5
 """How much later than its budget a node is given up: adapters end their calls themselves in time."""
-_DISPENSABLE = ("usage", "balances")
+_DISPENSABLE = ("usage", "balances", "clock")
 _log = logging.getLogger(__name__)
 
 
@@ -61,7 +61,7 @@ def read_node(adapter: Adapter, window: Window, now: datetime, *, balances: bool
     """
     part = _Part(adapter.node)
     with time_budget(adapter.settings.timeout_seconds), new_reading():
-        health = part.read("health", adapter.health)
+        health = _with_clock(part.read("health", adapter.health), part.read("clock", adapter.clock_ahead_seconds))
         levers = part.read("levers", adapter.levers)
         allocation = part.read("allocation", adapter.allocation)
         usage = part.read("usage", adapter.resource_usage)
@@ -176,6 +176,12 @@ def _given_up(adapter: Adapter, now: datetime) -> NodeReading:
             error_kind=NodeConnectionError.kind,
         ),
     )
+
+
+def _with_clock(health: HealthReading | None, ahead: float | None) -> HealthReading | None:
+    if health is None or ahead is None:
+        return health
+    return replace(health, scores={**health.scores, CLOCK_AHEAD: ahead})
 
 
 def _health(health: HealthReading | None, failures: Sequence[tuple[str, str, str]]) -> HealthReading:

@@ -37,7 +37,7 @@ from orcha_pipeline.model import (
 )
 from orcha_pipeline.protocols.base import Adapter, AdapterOptions
 from orcha_pipeline.protocols.config_files import read_config, replace_config
-from orcha_pipeline.protocols.http import HttpStatusError, NodeHttp, new_reading, patient
+from orcha_pipeline.protocols.http import HttpStatusError, NodeHttp, new_reading, patient, seconds_ahead
 from orcha_pipeline.protocols.levers import check_change, lever_range, wait_for
 from orcha_pipeline.protocols.node_options import positive_demand, read_options
 from orcha_pipeline.protocols.os_limits import os_usage
@@ -155,7 +155,10 @@ class StorjAdapter(Adapter):
     # ------------------------------------------------------------ health
 
     def health(self) -> HealthReading:
-        """Scores are the worst over all satellites. What is no danger to the reputation is told but risks nothing."""
+        """Scores are the worst over all satellites, and how many have penalized it.
+
+        What is no danger to the reputation is told but risks nothing.
+        """
         begun = perf_counter()
         dashboard = self._dashboard()
         latency = perf_counter() - begun
@@ -177,13 +180,7 @@ class StorjAdapter(Adapter):
             reason="; ".join([*risks, *warnings]),
             latency_seconds=latency,
             version=dashboard.version,
-            scores={
-                "audit": min(a.audit_score for a in audits),
-                "suspension": min(a.suspension_score for a in audits),
-                "online": min(a.online_score for a in audits),
-            }
-            if audits
-            else {},
+            scores=_scores(dashboard.satellites, audits),
         )
 
     def _notices(self, now: datetime) -> list[str]:
@@ -376,6 +373,10 @@ class StorjAdapter(Adapter):
             ),
         )
 
+    def clock_ahead_seconds(self) -> float | None:
+        """By the date of its last answer."""
+        return seconds_ahead(self._http.dated, self.clock)
+
     def advice(self) -> Sequence[str]:
         """What only the operator can do: more room, a better place, an update."""
         dashboard = self._dashboard()
@@ -557,6 +558,20 @@ def _warnings(dashboard: Dashboard) -> list[str]:
     if dashboard.quic_status == "Misconfigured":
         told.append("QUIC is misconfigured: the node's port is not reachable by UDP, which costs some downloads")
     return told
+
+
+def _scores(satellites: Sequence[Satellite], audits: Sequence[Audits]) -> dict[str, float]:
+    penalties = {
+        "disqualified_satellites": float(sum(s.disqualified is not None for s in satellites)),
+        "suspended_satellites": float(sum(s.suspended is not None for s in satellites)),
+    }
+    if not audits:
+        return penalties if satellites else {}
+    return penalties | {
+        "audit": min(a.audit_score for a in audits),
+        "suspension": min(a.suspension_score for a in audits),
+        "online": min(a.online_score for a in audits),
+    }
 
 
 def _satellite_risks(satellites: Sequence[Satellite]) -> list[str]:

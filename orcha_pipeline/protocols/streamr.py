@@ -43,7 +43,7 @@ from orcha_pipeline.model import (
 )
 from orcha_pipeline.protocols import streamr_api as api
 from orcha_pipeline.protocols.base import Adapter, AdapterOptions
-from orcha_pipeline.protocols.http import HttpStatusError, NodeHttp, remaining_seconds, time_budget
+from orcha_pipeline.protocols.http import HttpStatusError, NodeHttp, remaining_seconds, seconds_ahead, time_budget
 from orcha_pipeline.protocols.node_options import node_token, read_options
 from orcha_pipeline.protocols.os_limits import os_usage
 from orcha_pipeline.protocols.parsing import ApiModel, parse, whole_amounts
@@ -405,6 +405,10 @@ class StreamrAdapter(Adapter):
         return self._levers.apply(lever, value)
 
     # ------------------------------------------------------------ advice
+
+    def clock_ahead_seconds(self) -> float | None:
+        """By the date of its last answer."""
+        return seconds_ahead(self._http.dated, self.clock)
 
     def advice(self) -> Sequence[str]:
         """Where stake would earn more, and what endangers it that only the operator can mend."""

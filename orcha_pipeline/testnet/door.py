@@ -3,7 +3,6 @@
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import ClassVar
@@ -71,7 +70,9 @@ class Door:
 
         async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), (b"x-orcha-simulated", b"testnet")]
+                dated = format_datetime(datetime.fromtimestamp(self.testnet.time.now + SKEW.get(), UTC), usegmt=True)
+                told = [(b"x-orcha-simulated", b"testnet"), (b"date", dated.encode())]
+                message["headers"] = [*message.get("headers", []), *told]
                 if scope["method"] not in {"GET", "HEAD"}:
                     # A change that is answered must not be lost, whatever becomes of the process.
                     self.testnet.keep(place.hosts)
@@ -89,7 +90,7 @@ class Door:
         elif fault is None:
             await place.app(scope, receive, marked)
         else:
-            await _disturbed(fault, place, self.testnet.time.wall)(scope, receive, marked)
+            await _disturbed(fault, place, self.testnet.time.now)(scope, receive, marked)
 
 
 # ---------------------------------------------------------------- what faults do
@@ -104,7 +105,7 @@ async def _cut(scope: Scope, receive: Receive, send: Send) -> None:
         await connection.cut()
 
 
-def _disturbed(fault: Fault, place: Place, wall: Callable[[], float]) -> ASGIApp:
+def _disturbed(fault: Fault, place: Place, now: float) -> ASGIApp:
     """The door's emulator with the fault."""
     app = place.app
     match fault.kind:
@@ -112,7 +113,7 @@ def _disturbed(fault: Fault, place: Place, wall: Callable[[], float]) -> ASGIApp
             page = "<!DOCTYPE html><html><body><h1>Welcome to nginx!</h1></body></html>"
             app = text_answer(page, media_type="text/html")
         case "status":
-            app = _status(fault, wall())
+            app = _status(fault, now)
         case "auth":
             app = _Expired(place, fault.status)
         case "slow":
@@ -124,11 +125,11 @@ def _disturbed(fault: Fault, place: Place, wall: Callable[[], float]) -> ASGIApp
     return app
 
 
-def _status(fault: Fault, wall: float) -> Response:
+def _status(fault: Fault, now: float) -> Response:
     headers: dict[str, str] = {}
     if fault.retry_after is not None and fault.retry_after_date:
-        # A client compares it with its own clock, which is the wall's whatever the testnet's time is.
-        headers["retry-after"] = format_datetime(datetime.fromtimestamp(wall + fault.retry_after, UTC), usegmt=True)
+        # A client compares it with the date of the answer, as HTTP has it.
+        headers["retry-after"] = format_datetime(datetime.fromtimestamp(now + fault.retry_after, UTC), usegmt=True)
     elif fault.retry_after is not None:
         headers["retry-after"] = f"{fault.retry_after:.0f}"
     page = f"<html><body><h1>{fault.status}</h1></body></html>"

@@ -95,6 +95,7 @@ def serve(
             lifespan="on",
             timeout_graceful_shutdown=2,
             server_header=False,
+            date_header=False,  # the door tells the date, which a fault may put wrong
         )
         if threading.current_thread() is threading.main_thread():
             # uvicorn raises the signal once more after its own orderly end: by then there is nothing left to do.

@@ -159,6 +159,43 @@ RULES: tuple[Rule, ...] = (
         # A coarse stretch ends with a reading, and one this close to the full hour counts as read at it.
         f"WHERE started_at < before - INTERVAL {EDGE_TOLERANCE // timedelta(seconds=1)} SECOND",
     ),
+    Rule(
+        "one open alert of a kind",
+        "two alerts of one kind and subject are open",
+        "SELECT kind || ' ' || subject FROM alerts WHERE resolved_at IS NULL "
+        "GROUP BY kind, subject HAVING count(*) > 1",
+    ),
+    Rule(
+        "alerts stand under alerts",
+        "an alert is kept quiet by one that is not on record, or by itself",
+        "SELECT alert_id FROM alerts WHERE group_id = alert_id OR group_id NOT IN (SELECT alert_id FROM alerts)",
+    ),
+    Rule(
+        "restarts have ended",
+        "a node was restarted since it did not answer, and what came of it is not on record",
+        "SELECT healing_id FROM healings WHERE (status = 'intended') <> (ended_at IS NULL) "
+        "OR (ended_at IS NULL AND answers_by < CAST($now AS TIMESTAMP) - INTERVAL 1 HOUR)",
+    ),
+    Rule(
+        "only in mode auto are nodes restarted",
+        "a node was restarted since it did not answer, though its mode was not auto",
+        "SELECT healing_id FROM healings WHERE mode <> 'auto'",
+    ),
+    Rule(
+        "restarts keep to their budget",
+        "a node was restarted more often than it may be in 30 days",
+        "SELECT healing_id FROM healings WHERE restarts_before >= restarts_per_month",
+    ),
+    Rule(
+        "nothing beside a restart",
+        "a node was restarted while another of its host was, or while its host was changed",
+        "SELECT healing_id FROM healings h WHERE EXISTS (SELECT 1 FROM healings o WHERE o.host = h.host "
+        "  AND o.healing_id <> h.healing_id AND o.started_at <= h.started_at AND o.ended_at > h.started_at) "
+        "OR EXISTS (SELECT 1 FROM applications a JOIN decisions d USING (decision_id) WHERE d.host = h.host "
+        "  AND a.status <> 'dropped' AND a.started_at < h.ended_at AND a.ended_at > h.started_at)",
+    ),
+    _orphans("healings", "alert_id", "alerts"),
+    _orphans("alert_messages", "alert_id", "alerts"),
     _orphans("applications", "decision_id", "decisions"),
     _orphans("application_steps", "application_id", "applications"),
     _orphans("decision_allocations", "decision_id", "decisions"),

@@ -1,4 +1,4 @@
-"""Models, forecasts, plans, decisions, applications and anomalies: what Orcha concluded and did, as rows."""
+"""Models, forecasts, plans, decisions and applications: what Orcha concluded and did, as rows."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -629,9 +629,3 @@ def switching_record(connection: Connection, hosts: Collection[str] | None, sinc
         [None if hosts is None else sorted(hosts), naive(since)],
     )
     return SwitchingRecord(**row)
-
-
-def record_anomalies(connection: Connection, slot: datetime, anomalies: Sequence[Mapping[str, Any]]) -> int:
-    """Write what was found in a slot; what an earlier run found in the same slot is replaced."""
-    connection.execute("DELETE FROM anomalies WHERE slot = ?", [naive(slot)])
-    return insert(connection, "anomalies", [{"slot": slot, **anomaly} for anomaly in anomalies])

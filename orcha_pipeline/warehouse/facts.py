@@ -116,6 +116,7 @@ def _balance_row(node: str, item: Balance, slot: datetime) -> Row:
         "provenance": item.provenance.value,
         "source": item.source,
         "note": item.note,
+        "oldest_at": item.oldest_at,
     }
 
 

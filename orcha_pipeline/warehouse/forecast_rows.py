@@ -1,10 +1,9 @@
-"""How forecasts fared and what follows, as rows: live errors, alerts, retraining requests, moves of a model's alias.
+"""How forecasts fared and what follows, as rows: live errors, retraining requests, moves of a model's alias.
 
 Sums of errors are in the unit of their target: USD an hour at full share (YIELD_USD) or the node's own unit
 (NET_NATIVE), which differs from protocol to protocol. So a sum never spans protocols or targets.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -68,20 +67,6 @@ class VersionError:
     coverage: float
     first_issued_at: datetime
     last_issued_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AlertRow:
-    """Something a person should know of, until `resolved_at`. Severity: info, warning or critical."""
-
-    alert_id: str
-    raised_at: datetime
-    kind: str
-    severity: str
-    subject: str
-    message: str
-    evidence: Mapping[str, Any]
-    resolved_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,58 +185,6 @@ def live_error_summary(
         {"protocol": protocol, "target": target, "since": naive(since)},
     )
     return [VersionError(**row) for row in rows]
-
-
-# --- alerts
-
-
-def raise_alert(
-    connection: Connection,
-    *,
-    at: datetime,
-    kind: str,
-    severity: str,
-    subject: str,
-    message: str,
-    evidence: Mapping[str, Any],
-) -> str | None:
-    """Add an alert and return its id; None where one of the same kind and subject is open already."""
-    if scalar(
-        connection,
-        "SELECT count(*) FROM alerts WHERE kind = ? AND subject = ? AND resolved_at IS NULL",
-        [kind, subject],
-    ):
-        return None
-    alert_id = str(uuid4())
-    row = {
-        "alert_id": alert_id,
-        "raised_at": at,
-        "kind": kind,
-        "severity": severity,
-        "subject": subject,
-        "message": message,
-        "evidence": json.dumps(dict(evidence), sort_keys=True),
-        "resolved_at": None,
-    }
-    insert(connection, "alerts", [row])
-    return alert_id
-
-
-def resolve_alert(connection: Connection, *, kind: str, subject: str, at: datetime) -> bool:
-    """Close the open alert of this kind and subject. Returns whether there was one."""
-    closed = connection.execute(
-        "UPDATE alerts SET resolved_at = ? WHERE kind = ? AND subject = ? AND resolved_at IS NULL RETURNING alert_id",
-        [naive(at), kind, subject],
-    ).fetchall()
-    return bool(closed)
-
-
-def open_alerts(connection: Connection) -> list[AlertRow]:
-    """Alerts that are not resolved, in the order they were raised."""
-    rows = _rows(connection, "SELECT * FROM alerts WHERE resolved_at IS NULL ORDER BY raised_at, kind, subject", {})
-    for row in rows:
-        row["evidence"] = json.loads(row["evidence"])
-    return [AlertRow(**row) for row in rows]
 
 
 # --- retraining

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
+from orcha_pipeline.warehouse.alert_rows import raise_alert, resolve_alert
 from orcha_pipeline.warehouse.decisions import Connection, records
 from orcha_pipeline.warehouse.facts import insert, naive, scalar
-from orcha_pipeline.warehouse.forecast_rows import raise_alert, resolve_alert
 
 ROLLBACK_FAILED = "rollback_failed"
 """Kind of the alert."""
@@ -37,10 +37,17 @@ def freeze(connection: Connection, *, application_id: str, stuck: Mapping[str, s
             at=at,
             kind=ROLLBACK_FAILED,
             severity="critical",
+            scope="node",
             subject=node,
             message=f"{node} could not be set back. Please {reason}; then `orcha unfreeze {node}`.",
             evidence={"application_id": application_id},
+            host=_host_of(connection, node),
         )
+
+
+def _host_of(connection: Connection, node: str) -> str | None:
+    found = records(connection, "SELECT host FROM nodes WHERE node = ?", [node])
+    return found[0]["host"] if found else None
 
 
 def frozen(connection: Connection) -> dict[str, FreezeRow]:
@@ -55,5 +62,5 @@ def lift(connection: Connection, node: str, *, at: datetime, by: str) -> bool:
         "UPDATE freezes SET lifted_at = ?, lifted_by = ? WHERE node = ? AND lifted_at IS NULL RETURNING node",
         [naive(at), by, node],
     ).fetchall()
-    resolve_alert(connection, kind=ROLLBACK_FAILED, subject=node, at=at)
+    resolve_alert(connection, kind=ROLLBACK_FAILED, subject=node, at=at, why=f"it is free again, by {by}")
     return bool(lifted)

@@ -21,6 +21,8 @@ OLD_DERIVED = {
     "rates_quarterly": "started_at",
     "features_hourly": "hour",
     "anomalies": "slot",
+    "judged_hours": "hour",
+    "alert_messages": "queued_at",
 }
 """Table -> the column that tells how old a row is."""
 PLANS = {"plans": "planned_at"}

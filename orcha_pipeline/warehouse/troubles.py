@@ -40,9 +40,12 @@ _TROUBLES = (
 def is_taken(error: BaseException) -> bool:
     """Tell a file that is in use now from one that will never open."""
     text = str(error)
-    return (isinstance(error, duckdb.IOException) and "lock on file" in text) or (
-        # The same process has it open with other options (a reader beside a writer).
-        isinstance(error, duckdb.ConnectionException) and "different configuration" in text
+    return (
+        (isinstance(error, duckdb.IOException) and "lock on file" in text)
+        # The same process has it open with other options (a reader beside a writer) ...
+        or (isinstance(error, duckdb.ConnectionException) and "different configuration" in text)
+        # ... or is just opening or closing it in another thread.
+        or (isinstance(error, duckdb.Error) and "Unique file handle conflict" in text)
     )
 
 

@@ -33,6 +33,18 @@ def last_decided(connection: Connection, hosts: Collection[str]) -> dict[str, da
     return {row["host"]: row["at"] for row in rows}
 
 
+def decided_since(connection: Connection, hosts: Collection[str], since: datetime) -> list[datetime]:
+    """When these hosts were decided on, from `since` on, in order; the last time before it where there is none."""
+    rows = records(
+        connection,
+        "SELECT DISTINCT decided_at FROM decisions WHERE list_contains($hosts, host) AND decided_at >= coalesce("
+        "  (SELECT max(decided_at) FROM decisions WHERE list_contains($hosts, host) HAVING max(decided_at) < $since), "
+        "  $since) ORDER BY decided_at",
+        {"hosts": sorted(hosts), "since": naive(since)},
+    )
+    return [row["decided_at"] for row in rows]
+
+
 def last_read(connection: Connection, nodes: Collection[str]) -> dict[str, datetime]:
     """Node -> when it was last read, well or not, of these nodes."""
     rows = records(

@@ -1,7 +1,7 @@
 """The plans of all hosts from settings and what is known, without any I/O."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,8 +15,10 @@ from orcha_pipeline.allocation.gates import decide
 from orcha_pipeline.allocation.plan_hosts import plan_hosts
 from orcha_pipeline.allocation.recovery import Recovered
 from orcha_pipeline.allocation.situation import Situation
+from orcha_pipeline.anomalies.catalogue import NODE_FLAGGED
 from orcha_pipeline.model import HOUR, ApplicationStatus, HealthState, Lever, LeverMode, Mode, Verdict, YieldForecast
 from orcha_pipeline.settings import Settings
+from orcha_pipeline.warehouse.anomaly_rows import AnomalyRow
 from orcha_pipeline.warehouse.decisions import NodeState
 from orcha_pipeline.warehouse.freezes import FreezeRow
 from orcha_pipeline.warehouse.planning_rows import Quarters
@@ -174,6 +176,19 @@ def test_a_node_that_could_not_be_set_back_is_left_alone():
     plan = one(settings_of([host()], [node("a")]), shares={"a": 0.5}, usd={"a": 0.1}, stuck={"a": stuck})
     assert share(plan) == 0.5
     assert "it could not be set back: set limit of a to 60 by hand, then `orcha unfreeze a`" in why(plan)
+
+
+def test_a_node_that_something_is_wrong_with_is_held_at_its_share_and_the_others_are_planned():
+    found = NODE_FLAGGED.found("a", "1 open flag", at=NOW, host="box")
+    wrong = AnomalyRow(**asdict(found))
+    plan = one(
+        settings_of([host(cpu_threads=30)], [node("a"), node("b")]),
+        shares={"a": 0.5, "b": 0.5},
+        usd={"a": 0.1, "b": 0.1},
+        wrong={"a": wrong},
+    )
+    assert (share(plan), share(plan, "b")) == (0.5, 1.0)
+    assert why(plan) == "a keeps its share: its protocol accuses it: an open flag, or a suspension: 1 open flag"
 
 
 def test_a_host_of_which_a_change_has_only_now_found_its_end_gets_no_plan():

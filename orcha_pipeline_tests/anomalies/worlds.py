@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pandas as pd
 
+from orcha_pipeline.anomalies.known import Known, Place
+
 NOW = datetime(2026, 2, 1, 12, 5, tzinfo=UTC)
 """The last complete hour is 11:00."""
 
@@ -73,7 +75,7 @@ def a_forecast(p50, *, hour=NOW - timedelta(hours=1, minutes=5), issued=NOW - ti
 
 
 def usage(days=14, *, seed=0, node="storj-1") -> pd.DataFrame:
-    """`resource_usage`: a gauge of memory and a counter of CPU seconds, every 15 minutes."""
+    """`hourly_usage` of a gauge of memory and a counter of CPU seconds, read every 15 minutes."""
     times = pd.date_range(end=NOW - timedelta(minutes=5), periods=96 * days, freq="15min")
     rng = np.random.default_rng(seed)
     memory = 2e9 * np.exp(rng.normal(0, 0.05, len(times)))
@@ -82,4 +84,20 @@ def usage(days=14, *, seed=0, node="storj-1") -> pd.DataFrame:
         pd.DataFrame({"node": node, "observed_at": times, "metric": metric, "value": values})
         for metric, values in (("memory_used_bytes", memory), ("cpu_seconds_total", cpu))
     ]
-    return pd.concat(frames, ignore_index=True)
+    return by_hour(pd.concat(frames, ignore_index=True))
+
+
+def by_hour(readings: pd.DataFrame) -> pd.DataFrame:
+    """Readings of resource use as the warehouse sums them up."""
+    grouped = readings.assign(hour=readings["observed_at"].dt.floor("h")).groupby(["node", "metric", "hour"])
+    named = {"mean": ("value", "mean"), "last": ("value", "last"), "read_at": ("observed_at", "max")}
+    return grouped.agg(**named).reset_index()
+
+
+def known(features, health=None, forecasts=None, *, now=NOW, nodes=None, **more) -> Known:
+    """What `detect` is given; the nodes are those of the frames, all of one host."""
+    health = readings() if health is None else health
+    names = nodes or {*features["node"], *health["node"]}
+    places = {name: Place(protocol=name.partition("-")[0], host="box") for name in names}
+    forecasts = no_forecasts() if forecasts is None else forecasts
+    return Known(now=now, nodes=places, features=features, health=health, forecasts=forecasts, **more)

@@ -1,10 +1,12 @@
+from dataclasses import asdict
 from datetime import timedelta
 
 import dagster as dg
 import pytest
 
 from orcha_pipeline.allocation.gates import decide, hold_without_plan
-from orcha_pipeline.allocation.situation import Situation, why_frozen
+from orcha_pipeline.allocation.situation import Situation, read_situation, why_frozen
+from orcha_pipeline.anomalies.catalogue import EARNINGS_DROP, EARNINGS_ZERO, NODE_AT_RISK, NODE_SLASHED
 from orcha_pipeline.assets.allocation import (
     ALLOCATION_DECISION,
     ALLOCATION_PLAN,
@@ -16,13 +18,14 @@ from orcha_pipeline.assets.allocation import (
 )
 from orcha_pipeline.clock import FixedClock
 from orcha_pipeline.errors import NodeConnectionError
-from orcha_pipeline.model import HOUR, HealthState, Mode, Verdict
+from orcha_pipeline.model import HOUR, SLOT, HealthState, Mode, Verdict, slot_of
 from orcha_pipeline.resources import NodesResource, WarehouseResource
-from orcha_pipeline.settings import PlannerSettings
+from orcha_pipeline.settings import ApplySettings, PlannerSettings
+from orcha_pipeline.warehouse import anomaly_rows
 from orcha_pipeline.warehouse.connection import Warehouse
 from orcha_pipeline.warehouse.decisions import NodeState
 from orcha_pipeline_tests.allocation.build import NOW, a_host, a_lever, a_node, planned
-from orcha_pipeline_tests.rig import LEVER, FakeNode, value_of
+from orcha_pipeline_tests.rig import LEVER, FakeNode, read_now, value_of
 
 
 def state(health=HealthState.HEALTHY, reason="", share=0.5, age=timedelta(0)):
@@ -52,6 +55,33 @@ def frozen(node_state, lever, last_changed=None, steps=0):
 def test_a_healthy_node_read_just_now_may_be_changed():
     assert frozen(state(), a_lever()) == ""
     assert frozen(state(), None, NOW) == ""
+
+
+def freezing(tmp_path, *found):
+    """Why nodes a and b keep what they have, after `found`, anomalies by the slots since, was recorded."""
+    store = Warehouse(tmp_path / "warehouse.duckdb")
+    store.migrate()
+    read_now(store, [FakeNode(name, FixedClock(NOW)) for name in "ab"], NOW)
+    with store.write() as connection:
+        for slots, rule, subject in found:
+            at = NOW - slots * SLOT
+            row = asdict(rule.found(subject, "so it is", at=at))
+            anomaly_rows.record_anomalies(connection, slot_of(at), [row])
+    situation = read_situation(store, NOW, ApplySettings())
+    return [why_frozen(name, LEVER, situation) for name in "ab"]
+
+
+@pytest.mark.parametrize("slots", [0, 1])
+def test_a_node_keeps_what_it_has_in_the_slot_of_an_anomaly_that_says_so_and_in_the_next(tmp_path, slots):
+    assert freezing(tmp_path, (slots, NODE_SLASHED, "a")) == [f"{NODE_SLASHED.says}: so it is", ""]
+
+
+@pytest.mark.parametrize(
+    ("slots", "rule"),
+    [(2, NODE_SLASHED), (-1, NODE_SLASHED), (0, EARNINGS_DROP), (0, NODE_AT_RISK), (0, EARNINGS_ZERO)],
+)
+def test_an_anomaly_that_is_over_or_says_nothing_of_changes_holds_nobody(tmp_path, slots, rule):
+    assert freezing(tmp_path, (slots, rule, "a")) == ["", ""]
 
 
 def test_a_node_that_was_not_read_keeps_what_it_has():

@@ -10,7 +10,7 @@ from orcha_pipeline.definitions import build_defs
 from orcha_pipeline.model import HOUR, NET_NATIVE, YIELD_USD, YieldForecast
 from orcha_pipeline.resources import NodesResource, WarehouseResource
 from orcha_pipeline.settings import Settings
-from orcha_pipeline.warehouse import decisions, forecast_rows
+from orcha_pipeline.warehouse import alert_rows, decisions, forecast_rows
 from orcha_pipeline.warehouse.facts import insert
 from orcha_pipeline_tests.rig import NOW, installation
 
@@ -99,7 +99,7 @@ class Rig:
 
     def open_alerts(self):
         with self.store.read() as connection:
-            return forecast_rows.open_alerts(connection)
+            return alert_rows.open_alerts(connection)
 
     def requests(self):
         return self.read("SELECT protocol, dagster_run_id FROM retraining_requests ORDER BY requested_at")

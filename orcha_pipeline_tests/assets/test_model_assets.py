@@ -1,20 +1,22 @@
 """Training and forecasting as Dagster runs: two targets served, requests taken, and failures that change nothing."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 
 import dagster as dg
 import numpy as np
 import pytest
 
+from orcha_pipeline.anomalies.catalogue import NODE_UNREACHABLE
 from orcha_pipeline.assets.forecast import build_forecast
 from orcha_pipeline.assets.models import build_models, model_keys
 from orcha_pipeline.clock import FixedClock
 from orcha_pipeline.errors import ModelError
 from orcha_pipeline.forecasting import training
+from orcha_pipeline.forecasting.features import to_datetime
 from orcha_pipeline.model import HOUR, NET_NATIVE, YIELD_USD, hour_of
 from orcha_pipeline.resources import ModelRegistryResource, NodesResource, WarehouseResource
-from orcha_pipeline.warehouse import decisions, forecast_rows
+from orcha_pipeline.warehouse import anomaly_rows, decisions, forecast_rows
 from orcha_pipeline.warehouse.facts import insert
 from orcha_pipeline_tests.rig import NOW, installation
 
@@ -127,6 +129,30 @@ def test_the_champion_forecasts_both_targets(rig):
         (planned,) = decisions.latest_forecasts(connection, since=NOW - timedelta(hours=1)).values()
     assert planned.target == YIELD_USD
     assert 0.2 < np.mean(planned.p50) < 3  # and not native earnings, five times that
+
+
+def test_hours_with_something_wrong_are_unknown_to_the_training_and_stay_on_record(rig, monkeypatch):
+    away = [hour_of(NOW) - hours * HOUR for hours in (30, 29, 28)]
+    with rig.store.write() as connection:
+        for hour in away:
+            found = NODE_UNREACHABLE.found("a", "refused", at=hour)
+            anomaly_rows.record_anomalies(connection, hour, [asdict(found)])
+    seen = []
+
+    def train(panel, **options):
+        seen.extend(panel)
+        return training_of(panel, **options)
+
+    training_of = training.train_protocol
+    monkeypatch.setattr(training, "train_protocol", train)
+    result = rig.train()
+    (event,) = result.asset_materializations_for_node("fake__earnings_model")
+    assert event.metadata["hours left out for anomalies"].value == 6  # of two targets
+    assert {one.name for one in seen} == {"a:yield_usd", "a:net_native"}
+    for one in seen:
+        unknown = {to_datetime(one.first_hour + int(place)) for place in np.flatnonzero(np.isnan(one.values))}
+        assert unknown == set(away)
+    assert rig.read("SELECT count(*) FROM features_hourly WHERE yield_usd IS NULL") == [(0,)]
 
 
 def test_a_training_takes_the_requests_for_it(rig):

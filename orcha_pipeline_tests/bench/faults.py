@@ -14,7 +14,7 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -274,7 +274,7 @@ def play(home: Path, *, runs: int, seed: int, each: Callable[[range], Any] = ite
 F = TypeVar("F", bound=StrEnum)
 
 
-def by_fault(faults: type[F], counts: Mapping[tuple[F, ApplicationStatus], int]) -> dict[str, dict[str, int]]:
+def by_fault(faults: Iterable[F], counts: Mapping[tuple[F, ApplicationStatus], int]) -> dict[str, dict[str, int]]:
     """How often the applications of each fault came to each end that there was."""
     ends = [status for status in ApplicationStatus if any(end is status for _, end in counts)]
     return {fault.value: {end.value: counts.get((fault, end), 0) for end in ends} for fault in faults}

@@ -240,7 +240,7 @@ def main() -> None:
         f"{rig.number:,} applications by real services, {rig.killed:,} kills, none lost; "
         f"set back in {rig.longest_seconds:.1f} s at most; {time.monotonic() - began:.0f} s"
     )
-    counts = by_fault(Victim, rig.victims)
+    counts = by_fault(victims, rig.victims)
     console.print(fault_table(title, counts))
     if given.json:
         content = {"applications": rig.number, "killed": rig.killed, "lost": 0, "counts": counts}

@@ -48,10 +48,8 @@ class DirectCycle:
         place = {key: number for number, key in enumerate(order)}
         every = [each for each in definitions.assets or () if isinstance(each, dg.AssetsDefinition)]
         self._application = next(each for each in every if ALLOCATION_APPLICATION in each.keys)
-        self._assets = sorted(
-            (each for each in every if each.keys & set(layer.executable_asset_keys)),
-            key=lambda each: max(place[key] for key in each.keys),
-        )
+        own = [each for each in every if each.keys & set(layer.executable_asset_keys)]
+        self._assets = _in_order(sorted(own, key=lambda each: max(place[key] for key in each.keys)))
         checks = [each for each in definitions.asset_checks or () if isinstance(each, dg.AssetChecksDefinition)]
         self._checks: Mapping[dg.AssetKey, Sequence[dg.AssetChecksDefinition]] = {
             key: [each for each in checks if key in {spec.asset_key for spec in each.check_specs}] for key in order
@@ -105,6 +103,22 @@ class DirectCycle:
         results = list(result) if isinstance(result, Iterator) else [result]
         played.steps[definition.op.name] = time.perf_counter() - began
         return results
+
+
+def _in_order(assets: Sequence[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
+    """As Dagster's engine takes them: of those whose upstream is done the one of the highest priority first."""
+    waiting, order = list(assets), list[dg.AssetsDefinition]()
+    while waiting:
+        to_come = {key for each in waiting for key in each.keys}
+        ready = [each for each in waiting if not (_upstream(each) - each.keys) & to_come]
+        first = max(ready, key=lambda each: int(each.op.tags.get("dagster/priority", 0)))
+        order.append(first)
+        waiting.remove(first)
+    return order
+
+
+def _upstream(asset: dg.AssetsDefinition) -> set[dg.AssetKey]:
+    return {key for keys in asset.asset_deps.values() for key in keys}
 
 
 def _require(check: dg.AssetCheckResult) -> None:

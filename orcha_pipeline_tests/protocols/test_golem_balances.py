@@ -268,3 +268,9 @@ def test_every_invoice_is_somewhere_once_unless_it_is_settled(documents):
     found = amounts((), invoices)
     open_ = sum((amount for status, amount, _ in documents if status != "SETTLED"), Decimal(0))
     assert sum(found.values()) == open_
+
+
+def test_the_oldest_document_of_an_amount_is_told():
+    found, _ = standing((), [invoice("a", RECENT, "1", "ACCEPTED"), invoice("b", OLD, "2", "ACCEPTED")])
+    assert found[BalanceKind.PENDING, PLATFORM].oldest_at == datetime.fromisoformat(OLD)
+    assert found[BalanceKind.DOUBTFUL, PLATFORM].oldest_at is None

@@ -1,3 +1,5 @@
+import base64
+import json
 import math
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -288,6 +290,13 @@ def test_what_accrued_is_unknown_while_no_device_is_connected():
 
 
 # --- health
+
+
+def test_health_tells_how_long_the_token_lasts_and_nothing_else_of_it():
+    claims = base64.urlsafe_b64encode(json.dumps({"exp": NOW.timestamp() + 7200}).encode()).decode().rstrip("=")
+    health = adapter(token=f"head.{claims}.signature")[0].health()
+    assert health.scores["token_seconds_left"] == 7200.0
+    assert "token_seconds_left" not in adapter()[0].health().scores
 
 
 def test_health_tells_the_lowest_score():

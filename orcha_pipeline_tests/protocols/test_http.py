@@ -4,12 +4,13 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
 from pydantic import SecretStr
 
+from orcha_pipeline.clock import FixedClock
 from orcha_pipeline.errors import (
     AdapterError,
     ApiError,
@@ -19,9 +20,9 @@ from orcha_pipeline.errors import (
     SettingsError,
 )
 from orcha_pipeline.protocols import circuit, http
-from orcha_pipeline.protocols.http import HttpStatusError, NodeHttp, new_reading, patient, time_budget
+from orcha_pipeline.protocols.http import HttpStatusError, NodeHttp, new_reading, patient, seconds_ahead, time_budget
 from orcha_pipeline.protocols.levers import wait_for
-from orcha_pipeline_tests.protocols.fakes import SECRET, Script, no_waiting
+from orcha_pipeline_tests.protocols.fakes import NOW, SECRET, Script, no_waiting
 
 
 def client(transport: httpx.BaseTransport | None, url: str = "http://127.0.0.1:9999", **changes) -> NodeHttp:
@@ -551,3 +552,25 @@ def test_the_reason_of_a_node_given_up_holds_no_secret(monkeypatch):
     assert sick.last is not None
     assert "not asked again" in sick.last.message
     assert SECRET not in str(sick.last)
+
+
+# --- the server's clock
+
+
+def dated(**headers):
+    return Script({"/x": httpx.Response(200, json={}, headers={"date": "Fri, 20 Nov 2026 12:01:30 GMT", **headers})})
+
+
+def test_the_date_of_an_answer_tells_how_far_the_servers_clock_is_ahead():
+    node = client(dated())
+    assert seconds_ahead(node.dated, FixedClock(NOW)) is None
+    node.get_json("/x")
+    assert seconds_ahead(node.dated, FixedClock(NOW)) == 90.0
+    assert seconds_ahead(node.dated, FixedClock(NOW + timedelta(hours=2))) == -7110.0
+
+
+@pytest.mark.parametrize("headers", [{"age": "30"}, {"date": "yesterday"}, {"date": ""}])
+def test_a_cached_or_undated_answer_tells_nothing_of_the_clock(headers):
+    node = client(dated(**headers))
+    node.get_json("/x")
+    assert node.dated is None

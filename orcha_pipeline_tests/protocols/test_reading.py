@@ -266,3 +266,18 @@ def test_a_dead_node_costs_its_reading_three_attempts_and_the_next_reading_one()
         asked.append(len(script.requests) - before)
         assert reading.health.state is (HealthState.HEALTHY if state == "up" else HealthState.UNREACHABLE)
     assert asked == [3, 1, 5, 5]
+
+
+def test_the_nodes_clock_is_told_among_its_scores():
+    class Ahead(Scripted):
+        def clock_ahead_seconds(self):
+            return self._part("clock")
+
+    reading = HealthReading(state=HealthState.HEALTHY, scores={"audit": 0.9})
+    assert read_node(Ahead(health=reading, clock=90.0), WINDOW, NOW).health.scores == {
+        "audit": 0.9,
+        "clock_ahead_seconds": 90.0,
+    }
+    broken = read_node(Ahead(health=reading, clock=RuntimeError("bug")), WINDOW, NOW).health
+    assert (broken.state, dict(broken.scores)) == (HealthState.HEALTHY, {"audit": 0.9})
+    assert read_node(Ahead(health=AuthenticationError("node-1", "no")), WINDOW, NOW).health.scores == {}

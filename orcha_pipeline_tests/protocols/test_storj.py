@@ -500,7 +500,17 @@ def test_a_healthy_node_tells_the_worst_scores_over_its_satellites():
     health = adapter()[0].health()
     assert health.state is HealthState.HEALTHY
     assert health.version == "1.162.3"
-    assert health.scores == {"audit": 1.0, "suspension": 0.999, "online": 0.9731}
+    reputation = {"audit": 1.0, "suspension": 0.999, "online": 0.9731}
+    assert health.scores == {**reputation, "suspended_satellites": 0.0, "disqualified_satellites": 0.0}
+
+
+def test_penalties_are_counted_by_satellite():
+    routes = storj_routes()
+    first, second = routes["/api/sno/"]["satellites"][:2]
+    first["disqualified"] = second["disqualified"] = "2026-11-18T03:00:00Z"
+    second["suspended"] = "2026-11-17T03:00:00Z"
+    scores = adapter(routes)[0].health().scores
+    assert (scores["disqualified_satellites"], scores["suspended_satellites"]) == (2.0, 1.0)
 
 
 @pytest.mark.parametrize(

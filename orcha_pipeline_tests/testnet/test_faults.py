@@ -1,6 +1,7 @@
 import json
 import socket
 import time
+from datetime import timedelta
 from email.utils import parsedate_to_datetime
 
 import httpx
@@ -100,13 +101,26 @@ def test_any_error_status_is_answered_with_a_page(wire, status):
     assert response.headers.get("retry-after") == ("30" if status == 429 else None)
 
 
-def test_retry_after_is_told_in_seconds_or_as_a_date_of_the_wall_clock(wire):
+def test_retry_after_is_told_in_seconds_or_as_a_date_after_that_of_the_answer(wire):
     ok(wire.fault("coingecko", "status", status=429, retry_after=7))
     assert wire.client.get("/coingecko/ping").headers["retry-after"] == "7"
     wire.lab.pass_hours(100)
     ok(wire.fault("coingecko", "status", status=503, retry_after=90, retry_after_as="date"))
-    moment = parsedate_to_datetime(wire.client.get("/coingecko/ping").headers["retry-after"])
-    assert (moment - START).total_seconds() == 90
+    headers = wire.client.get("/coingecko/ping").headers
+    moment, answered = (parsedate_to_datetime(headers[name]) for name in ("retry-after", "date"))
+    assert (moment - answered).total_seconds() == 90
+    assert answered == START + timedelta(hours=100)
+
+
+def test_an_answer_is_dated_by_the_nodes_own_clock(wire):
+    def dated(path):
+        return parsedate_to_datetime(wire.client.get(path).headers["date"])
+
+    assert dated("/nodes/storj-1/api/sno/") == START
+    wire.lab.pass_hours(5)
+    ok(wire.fault("storj-1", "skew", skew_seconds=-7200))
+    assert dated("/nodes/storj-1/api/sno/") == START + timedelta(hours=3)
+    assert dated("/coingecko/ping") == START + timedelta(hours=5)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,12 @@ def wired(lab: Lab) -> Iterator[Wire]:
         listener.bind(("127.0.0.1", 0))
         listener.listen()  # whoever connects before the server is up waits for it
         config = uvicorn.Config(
-            lab.http.app, http=Connections, lifespan="off", log_level="warning", timeout_graceful_shutdown=1
+            lab.http.app,
+            http=Connections,
+            lifespan="off",
+            log_level="warning",
+            timeout_graceful_shutdown=1,
+            date_header=False,
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -91,6 +91,17 @@ def test_what_orcha_writes_breaks_no_rule(written):
 STEP = "INSERT INTO application_steps VALUES "
 HEALTH = "INSERT INTO node_health SELECT * FROM node_health LIMIT 1"
 STAMP = f"TIMESTAMP '{naive(NOW)}'"
+
+
+def restarted(*, mode="auto", before=0, ended=f"{STAMP} + INTERVAL 5 MINUTE", alert="a-1"):
+    """A restart of a node during its host's first application, of which the row is to tell a lie."""
+    status = "intended" if ended == "NULL" else "healed"
+    return (
+        f"INSERT INTO healings VALUES ('h-1', 'a', 'box', '{alert}', '{mode}', {STAMP}, {before}, 4, "
+        f"{STAMP} - INTERVAL 1 MINUTE, {STAMP} + INTERVAL 15 MINUTE, {ended}, '{status}', '', 'run')"
+    )
+
+
 PLANTED = {
     "applied in full": "DELETE FROM application_steps WHERE application_id = 'of-d-1' AND node = 'b'",
     "rolled back in full": (
@@ -124,6 +135,20 @@ PLANTED = {
         f"INSERT INTO earnings_hourly (node, started_at, ended_at, unit, net, provenance) "
         f"SELECT 'a', {STAMP} + to_hours(CAST(h AS BIGINT)), {STAMP} + INTERVAL 2 HOUR, 'GLM', 1, 'measured' "
         "FROM (VALUES (0), (1)) AS hours(h)"
+    ),
+    "one open alert of a kind": (
+        f"INSERT INTO alerts (alert_id, raised_at, kind, severity, subject, message, evidence) "
+        f"SELECT CAST(n AS VARCHAR), {STAMP}, 'low-gas', 'warning', 'a', '', '{{}}' FROM range(2) AS numbers(n)"
+    ),
+    "alerts stand under alerts": "UPDATE alerts SET group_id = 'gone'",
+    "restarts have ended": restarted(ended="NULL"),
+    "only in mode auto are nodes restarted": restarted(mode="advise"),
+    "restarts keep to their budget": restarted(before=4),
+    "nothing beside a restart": restarted(),
+    "healings without alerts": restarted(alert="gone"),
+    "alert_messages without alerts": (
+        "INSERT INTO alert_messages VALUES "
+        f"('m', 'gone', 'mail', 'raised', 'info', '', '', {STAMP}, {STAMP}, false, 0, '', NULL, NULL, NULL)"
     ),
     "applications without decisions": "UPDATE applications SET decision_id = 'gone' WHERE decision_id = 'd-3'",
     "application_steps without applications": (

@@ -179,38 +179,6 @@ def test_a_version_that_met_only_zeros_has_no_wape(connection):
     assert (line.wape, line.naive_wape, line.forecasts) == (None, None, 1)
 
 
-# --- alerts
-
-
-def alert(connection, *, kind="forecast_drift", subject="storj", at=NOW):
-    return rows.raise_alert(
-        connection, at=at, kind=kind, severity="warning", subject=subject, message="told", evidence={"b": 1, "a": None}
-    )
-
-
-def test_an_open_alert_is_not_raised_twice_and_one_of_another_subject_or_kind_is(connection):
-    first = alert(connection)
-    assert alert(connection, at=NOW + HOUR) is None
-    assert alert(connection, subject="golem") is not None
-    assert alert(connection, kind="price_stale") is not None
-    (found,) = [item for item in rows.open_alerts(connection) if item.alert_id == first]
-    assert (found.raised_at, found.kind, found.severity, found.subject) == (NOW, "forecast_drift", "warning", "storj")
-    assert (found.message, dict(found.evidence), found.resolved_at) == ("told", {"a": None, "b": 1}, None)
-    assert len(rows.open_alerts(connection)) == 3
-
-
-def test_a_resolved_alert_keeps_its_row_and_may_be_raised_anew(connection):
-    first = alert(connection)
-    assert rows.resolve_alert(connection, kind="forecast_drift", subject="golem", at=NOW + HOUR) is False
-    assert rows.resolve_alert(connection, kind="forecast_drift", subject="storj", at=NOW + HOUR) is True
-    assert rows.resolve_alert(connection, kind="forecast_drift", subject="storj", at=NOW + 2 * HOUR) is False
-    assert rows.open_alerts(connection) == []
-    second = alert(connection, at=NOW + 3 * HOUR)
-    assert second not in (None, first)
-    kept = connection.execute("SELECT resolved_at FROM alerts ORDER BY raised_at").fetchall()
-    assert kept == [(naive(NOW + HOUR),), (None,)]
-
-
 # --- retraining
 
 

@@ -1,5 +1,6 @@
 """What DuckDB's errors mean, in an operator's words; those that are not about the file are left as they are."""
 
+import threading
 from pathlib import Path
 
 import duckdb
@@ -46,3 +47,25 @@ def test_a_file_that_is_no_warehouse_is_refused_with_the_remedy(tmp_path):
     (tmp_path / "w.duckdb").write_bytes(b"not a database" * 100)
     with pytest.raises(WarehouseError, match="`orcha restore`"), Warehouse(tmp_path / "w.duckdb").read():
         pass
+
+
+def test_threads_of_one_process_that_read_and_write_wait_for_one_another(tmp_path):
+    """DuckDB says that its own process just opens or closes the file: that is no reason to fail either."""
+    warehouse = Warehouse(tmp_path / "w.duckdb")
+    warehouse.migrate()
+    failed: list[Exception] = []
+
+    def often(opened):
+        try:
+            for _ in range(40):
+                with opened() as connection:
+                    connection.execute("SELECT count(*) FROM alerts").fetchall()
+        except Exception as error:  # noqa: BLE001 (a thread's failure is the test's)
+            failed.append(error)
+
+    threads = [threading.Thread(target=often, args=(opened,)) for opened in (warehouse.read,) * 2 + (warehouse.write,)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []

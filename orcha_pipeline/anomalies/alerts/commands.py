@@ -1,0 +1,112 @@
+"""What `orcha alerts ack`, `resolve` and `test` do."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from orcha_pipeline.anomalies.alerts.delivery import Outcome, name_of
+from orcha_pipeline.anomalies.alerts.postman import Sends
+from orcha_pipeline.anomalies.alerts.rounds import now_of
+from orcha_pipeline.anomalies.alerts.wording import SHORT_ID, subject_of
+from orcha_pipeline.errors import OrchaError
+from orcha_pipeline.installation import Installation
+from orcha_pipeline.settings import ChannelSettings
+from orcha_pipeline.warehouse import alert_rows
+from orcha_pipeline.warehouse.alert_rows import AlertRow
+from orcha_pipeline.warehouse.decisions import Connection
+
+SHORTEST_ID = 4
+LISTED_FOR = timedelta(days=7)
+"""How long alerts that are over are listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What came of a test message through one channel, told of by name and kind."""
+
+    channel: str
+    outcome: Outcome
+
+
+def listed(installation: Installation, *, every: bool) -> tuple[list[AlertRow], datetime]:
+    """The open alerts, with `every` those too that were resolved in the last week, by time; and what time it is."""
+    now = now_of(installation)
+    with installation.warehouse.read() as connection:
+        found = alert_rows.alerts_since(connection, now - LISTED_FOR if every else now)
+    return [alert for alert in found if every or alert.is_open], now
+
+
+def acknowledge(installation: Installation, beginning: str, *, who: str) -> str:
+    """Keep an alert quiet until it is over or becomes worse; tells so. Raises `OrchaError` for one that is not open."""
+    now = _now_of(installation)
+    with installation.warehouse.write() as connection:
+        alert = _open_one(connection, beginning)
+        name = _name(alert)
+        if alert.acknowledged_at is not None:
+            since = f"{alert.acknowledged_at:%Y-%m-%d %H:%M} UTC"
+            return f"{name} is acknowledged since {since} by {alert.acknowledged_by}."
+        alert_rows.write_alerts(connection, [replace(alert, acknowledged_at=now, acknowledged_by=who)])
+    return f"{name} is acknowledged: it stays open and is not told again, unless it becomes worse."
+
+
+def resolve(installation: Installation, beginning: str, *, who: str) -> str:
+    """End an alert by hand; tells what follows. Raises `OrchaError` for one that is not open."""
+    now = _now_of(installation)
+    with installation.warehouse.write() as connection:
+        alert = _open_one(connection, beginning)
+        alert_rows.write_alerts(connection, [replace(alert, resolved_at=now, resolved_why=f"resolved by {who}")])
+    again = f"`orcha alerts ack {alert.alert_id[:SHORT_ID]}` would have kept it quiet"
+    return f"{_name(alert)} is resolved. If its cause still stands, the next cycle raises it anew: {again}."
+
+
+def try_channels(installation: Installation, courier: Sends, name: str | None) -> list[Trial]:
+    """Send a real message through one channel, or each of them, now. Raises `OrchaError` where there is none."""
+    channels = installation.settings.alerts.channels
+    if not channels:
+        raise OrchaError("No channel is configured: add [[alerts.channels]] to orcha.toml (docs/alerts.md).")
+    chosen = [channel for channel in channels if name in (None, channel.name)]
+    if not chosen:
+        known = ", ".join(channel.name for channel in channels)
+        raise OrchaError(f"There is no channel {name!r}. Configured are: {known}.")
+    simulated = ", simulated" if installation.simulated else ""
+
+    def trial(channel: ChannelSettings) -> Trial:
+        title = f"[Orcha{simulated}] test of {channel.name}"
+        told = "what nobody acknowledged in time" if channel.escalation else "alerts"
+        body = f"This is a test. Through this channel {told} will come, of severity {channel.min_severity} and graver."
+        return Trial(name_of(channel), courier.send(channel, title=title, body=body, severity=channel.min_severity))
+
+    with ThreadPoolExecutor(max_workers=len(chosen)) as pool:
+        return list(pool.map(trial, chosen))
+
+
+def _now_of(installation: Installation) -> datetime:
+    """By the installation's clock, once it is sure that there is a warehouse of this version to write to."""
+    with installation.warehouse.read() as connection:
+        alert_rows.open_alerts(connection)
+    return now_of(installation)
+
+
+def _open_one(connection: Connection, beginning: str) -> AlertRow:
+    """The open alert whose id begins so. Raises `OrchaError` where there is none, or more than one."""
+    beginning = beginning.strip()
+    if len(beginning) < SHORTEST_ID:
+        raise OrchaError(
+            f"{beginning!r} is too short: give at least the first {SHORTEST_ID} characters of an alert's id. "
+            "`orcha alerts` lists them."
+        )
+    found = alert_rows.alerts_beginning_with(connection, beginning, limit=5)
+    if not found:
+        raise OrchaError(f"There is no alert whose id begins with {beginning!r}. `orcha alerts` lists the open ones.")
+    if len(found) > 1:
+        ids = ", ".join(f"{alert.alert_id} ({alert.kind} {alert.subject})" for alert in found)
+        raise OrchaError(f"More than one alert begins with {beginning!r}: {ids}. Give more of the id.")
+    (alert,) = found
+    if alert.resolved_at is not None:
+        why = f": {alert.resolved_why}" if alert.resolved_why else ""
+        raise OrchaError(f"{_name(alert)} was resolved at {alert.resolved_at:%Y-%m-%d %H:%M} UTC{why}.")
+    return alert
+
+
+def _name(alert: AlertRow) -> str:
+    return f"Alert {alert.alert_id[:SHORT_ID]}, {alert.kind} of {subject_of(alert)},"

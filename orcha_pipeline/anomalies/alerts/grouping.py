@@ -1,0 +1,103 @@
+"""Which alert stands for which: one for a dead host, one for a price feed that is away. Pure values."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+from orcha_pipeline.anomalies import catalogue
+from orcha_pipeline.anomalies.alerts.causes import HOST_UNREACHABLE, PRICES_STALE
+from orcha_pipeline.anomalies.alerts.told import Key, Told
+from orcha_pipeline.anomalies.anomaly import ORCHA, Scope
+
+AFTERMATH = timedelta(hours=2)
+"""So long after a node was last away its fewer earnings follow from that: they are told of full hours, afterwards."""
+_AWAY = catalogue.NODE_UNREACHABLE.id
+_STALE = catalogue.PRICE_STALE.id
+SYMPTOMS = frozenset(
+    rule.id
+    for rule in (
+        catalogue.NODE_ERROR,
+        catalogue.EARNINGS_DROP,
+        catalogue.EARNINGS_FLATLINE,
+        catalogue.EARNINGS_ZERO,
+        catalogue.UNUSUAL_HOUR,
+        catalogue.USAGE_SPIKE,
+        catalogue.SERIES_EARNINGS,
+        catalogue.SERIES_YIELD,
+        catalogue.SERIES_USAGE,
+        catalogue.SERIES_LATENCY,
+    )
+)
+"""What follows from a node being away, or having been."""
+
+
+def grouped(
+    told: Sequence[Told],
+    *,
+    nodes: Mapping[str, Collection[str]],
+    tokens: Collection[str],
+    lasting: Collection[Key] = (),
+) -> list[Told]:
+    """`told` with the causes of each named, and with what stands for several of them.
+
+    `nodes`: host -> all its nodes; `tokens`: all whose prices are asked for. `lasting`: of which alerts are open, or
+    were within `AFTERMATH`: a symptom follows from these as well.
+    """
+    away = {item.subject: item for item in told if item.rule == _AWAY}
+    dead = {host: own for host, own in nodes.items() if len(own) > 1 and set(own) <= set(away)}
+    stale = {item.subject: item for item in told if item.rule == _STALE}
+    no_feed = len(tokens) > 1 and set(tokens) <= set(stale)
+    host_of = {node: host for host, own in nodes.items() for node in own}
+
+    def cause_of(item: Told) -> Key | None:
+        if item.rule == _STALE and no_feed:
+            return PRICES_STALE.id, ORCHA
+        if item.scope is not Scope.NODE:
+            return None
+        host = host_of.get(item.subject, "")
+        if host in dead and (item.rule == _AWAY or item.rule in SYMPTOMS):
+            return HOST_UNREACHABLE.id, host
+        if item.rule not in SYMPTOMS:
+            return None
+        if item.subject in away:
+            return _AWAY, item.subject
+        causes = ((HOST_UNREACHABLE.id, host), (_AWAY, item.subject))
+        return next((key for key in causes if key in lasting), None)
+
+    members = [replace(item, cause=cause_of(item)) for item in told]
+    groups = [_dead_host(host, [away[node] for node in sorted(own)]) for host, own in sorted(dead.items())]
+    if no_feed:
+        groups.append(_no_feed([stale[token] for token in sorted(tokens)]))
+    return [*members, *groups]
+
+
+def _dead_host(host: str, members: Sequence[Told]) -> Told:
+    names = ", ".join(item.subject for item in members)
+    return Told(
+        rule=HOST_UNREACHABLE.id,
+        scope=HOST_UNREACHABLE.scope,
+        subject=host,
+        host=host,
+        severity=HOST_UNREACHABLE.severity,
+        message=f"{host}: none of its {len(members)} nodes answers ({names}). {members[0].message}",
+        evidence=_evidence(HOST_UNREACHABLE, members),
+        seen_at=max(item.seen_at for item in members),
+    )
+
+
+def _no_feed(members: Sequence[Told]) -> Told:
+    names = ", ".join(item.subject for item in members)
+    return Told(
+        rule=PRICES_STALE.id,
+        scope=PRICES_STALE.scope,
+        subject=ORCHA,
+        host=None,
+        severity=max((item.severity for item in members), key=lambda severity: severity.rank),
+        message=f"No token has a price that can be believed ({names}). {members[0].message}",
+        evidence=_evidence(PRICES_STALE, members),
+        seen_at=max(item.seen_at for item in members),
+    )
+
+
+def _evidence(rule: catalogue.Rule, members: Sequence[Told]) -> dict[str, object]:
+    return {"remedy": rule.remedy, "docs": rule.anchor, "members": [item.subject for item in members]}

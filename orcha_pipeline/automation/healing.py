@@ -1,0 +1,57 @@
+"""Self-healing: the job that restarts one node, and the sensor that starts it for each that a cycle names."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from orcha_pipeline.assets.healing import HEALING, HEALING_PLAN, TO_HEAL
+
+HEAL_NODE = "heal_node"
+NODE_TAG = "orcha/node"
+
+
+def build_healing_job() -> Any:  # Dagster does not export the type of an asset job
+    """The job."""
+    return dg.define_asset_job(
+        HEAL_NODE,
+        selection=dg.AssetSelection.assets(HEALING),
+        description="Restart one node that does not answer, and look at it until it works.",
+        executor_def=dg.in_process_executor,
+        # One that hangs would keep all that follow from being started. The next cycle asks again for what died.
+        tags={
+            "orcha/heal": "true",
+            "dagster/max_runtime": "3600",
+            "dagster/max_retries": "0",
+            "dagster/priority": "10",
+        },
+    )
+
+
+def build_healing_sensor() -> dg.SensorDefinition:
+    """The sensor, on by default: what it may restart is for the settings to say."""
+
+    @dg.asset_sensor(
+        name="heal_nodes",
+        asset_key=HEALING_PLAN,
+        job_name=HEAL_NODE,
+        minimum_interval_seconds=10,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Starts one run per node that a cycle says to restart; its run key names the slot and the attempt.",
+    )
+    def heal_nodes(
+        _context: dg.SensorEvaluationContext, event: dg.EventLogEntry
+    ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        materialization = event.asset_materialization
+        found = materialization.metadata.get(TO_HEAL) if materialization else None
+        keys = dict(found.value) if isinstance(found, dg.JsonMetadataValue) and isinstance(found.value, dict) else {}
+        if not keys:
+            yield dg.SkipReason("No node is to be restarted.")
+        for node, run_key in keys.items():
+            yield dg.RunRequest(
+                run_key=str(run_key),
+                run_config=dg.RunConfig(ops={HEALING.to_python_identifier(): {"config": {"node": str(node)}}}),
+                tags={NODE_TAG: str(node)},
+            )
+
+    return heal_nodes

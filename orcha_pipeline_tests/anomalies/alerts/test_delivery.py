@@ -1,0 +1,114 @@
+"""Messages go through Apprise to a real mail server and a real webhook; what fails is told without the address."""
+
+import threading
+import time
+
+import pytest
+
+from orcha_pipeline.anomalies.alerts.delivery import Courier, Outcome, name_of
+from orcha_pipeline.anomalies.alerts.sender import reason
+from orcha_pipeline.settings import ChannelSettings
+from orcha_pipeline_tests.anomalies.alerts.servers import SECRET, free_port
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+TEXT = {
+    "title": "[Orcha] critical: of a",
+    "body": "It does not answer.\n\nLook <b>at</b> *it*.",
+    "severity": "critical",
+}
+
+
+def channel(url=None, **changes):
+    return ChannelSettings.model_validate({"name": "mine", "url": url} | changes)
+
+
+def test_a_mail_comes_as_plain_text(mailbox):
+    assert Courier().send(channel(mailbox.url), **TEXT) == Outcome(taken=True)
+    (mail,) = mailbox.mails
+    assert (mail["Subject"], mail["To"], mail.get_content_type()) == (
+        TEXT["title"],
+        "operator@example.org",
+        "text/plain",
+    )
+    assert mailbox.text().replace("\r\n", "\n").strip() == TEXT["body"]
+
+
+def test_a_webhook_gets_the_words_as_they_are(hook):
+    assert Courier().send(channel(hook.url), **TEXT).taken
+    (post,) = hook.posts
+    assert (post["title"], post["message"], post["type"]) == (TEXT["title"], TEXT["body"], "failure")
+
+
+@pytest.mark.parametrize("status", [401, 404, 500])
+def test_what_a_service_answers_is_told_by_its_status_alone(hook, status):
+    hook.status = status
+    assert Courier().send(channel(hook.url), **TEXT) == Outcome(taken=False, why=f"it answered {status}")
+
+
+def test_a_mail_that_is_refused_is_told_by_its_status_alone(mailbox):
+    mailbox.refuses = f"550 no {SECRET}"
+    assert Courier().send(channel(mailbox.url), **TEXT) == Outcome(taken=False, why="it answered 550")
+
+
+def test_a_service_that_is_away_is_told_so():
+    found = Courier().send(channel(f"json://127.0.0.1:{free_port()}/{SECRET}"), **TEXT)
+    assert found == Outcome(taken=False, why="the connection was refused")
+
+
+def test_a_service_that_hangs_is_given_up_in_time(hook):
+    hook.held = threading.Event()
+    found = Courier(seconds=1.0).send(channel(hook.url), **TEXT)
+    assert found == Outcome(taken=False, why="it has not taken the message after 1 s")
+
+
+@pytest.mark.parametrize("url", [f"nothing://{SECRET}", "json://", f"tgram://{SECRET}"])
+def test_an_address_that_apprise_does_not_understand_is_told_so(url):
+    found = Courier().send(channel(url), **TEXT)
+    assert (found.taken, found.hopeless) == (False, True)
+    assert "does not understand its address" in found.why
+    assert SECRET not in found.why
+
+
+def test_an_address_may_stand_in_a_variable(hook):
+    mine = channel(url_env="MY_CHANNEL")
+    assert Courier(environ={"MY_CHANNEL": hook.url}).send(mine, **TEXT).taken
+    assert name_of(mine, {"MY_CHANNEL": hook.url}) == "mine (json)"
+    found = Courier(environ={}).send(mine, **TEXT)
+    assert found == Outcome(taken=False, why="the environment variable MY_CHANNEL is not set", hopeless=True)
+    assert name_of(mine, {}) == "mine"
+
+
+def test_a_channel_is_told_of_by_its_name_and_kind(mailbox):
+    assert name_of(channel(mailbox.url)) == "mine (mailto)"
+    assert SECRET not in repr(channel(mailbox.url))
+
+
+def test_closing_ends_what_is_being_sent(hook):
+    hook.held = threading.Event()
+    courier, found = Courier(), []
+    thread = threading.Thread(target=lambda: found.append(courier.send(channel(hook.url), **TEXT)))
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not hook.asked and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert hook.asked
+    courier.close()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert found == [Outcome(taken=False, why="the process that sends ended without a word")]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("Failed to send JSON POST notification: Unauthorized, error=401.", "it answered 401"),
+        ("Socket Exception: (535, b'5.7.8 no s3cr3t')", "it answered 535"),
+        (
+            "Max retries exceeded with url: /s3cr3t (Caused by ConnectTimeoutError(timed out))",
+            "it did not answer in time",
+        ),
+        ("hello s3cr3t", "it did not take the message"),
+    ],
+)
+def test_of_what_apprise_logs_a_status_is_told_and_no_word(line, told):
+    assert reason([line]) == told

@@ -1,0 +1,86 @@
+"""A restart is killed at each of its boundaries; what it left finds its end, and the node is not restarted twice."""
+
+import os
+import signal
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from orcha_pipeline.model import HealthState
+from orcha_pipeline.warehouse.consistency import breaches
+from orcha_pipeline.warehouse.healings import HealingStatus
+from orcha_pipeline_tests.healing.build import MINUTE, Rig
+from orcha_pipeline_tests.healing.killed_healing import CHOSEN_AT, StandingNode
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+class Crash:
+    """A host with a node that is away, before and after the process that restarts it was killed."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.rig = Rig(folder)
+        self.node = self.rig.nodes["a"] = StandingNode(folder, self.rig.clock)
+        self.rig.fall("a")
+        assert [each.node for each in self.rig.play(4).chosen] == ["a"]
+        assert self.rig.clock.now() == CHOSEN_AT
+
+    def heal(self, boundary: int, *more: str) -> "subprocess.CompletedProcess[str]":
+        module = "orcha_pipeline_tests.healing.killed_healing"
+        return subprocess.run(
+            [sys.executable, "-m", module, str(self.folder), str(boundary), *more],
+            cwd=PROJECT,
+            env={**os.environ, "PYTHONPATH": str(PROJECT)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def check(self) -> HealingStatus | None:
+        """What is on record once all cycles of the next hour have looked at it; None: nothing was begun."""
+        rig, restarted = self.rig, self.node.restarted
+        assert restarted <= 1
+        ended = sum(rig.cycle().ended for _ in range(2))
+        rows = rig.rows()
+        assert len(rows) <= 1
+        if not rows:
+            assert restarted == 0
+            assert self.node.state is HealthState.UNREACHABLE
+            assert [each.node for each in rig.cycle(after=MINUTE).chosen] == ["a"], "the next cycle asks again"
+            return None
+        (row,) = rows
+        works = self.node.state is HealthState.HEALTHY
+        assert row.status is (HealingStatus.HEALED if works else HealingStatus.FAILED)
+        assert row.ended_at is not None
+        assert ended <= 1
+        assert rig.cycle(after=10 * MINUTE).chosen == (), "it counts as done for the wait"
+        assert rig.heal().status is None
+        assert self.node.restarted == restarted
+        rig.clock.set(rig.clock.now() + timedelta(days=1))
+        with rig.warehouse.read() as connection:
+            assert breaches(connection, rig.clock.now()) == []
+        return row.status
+
+
+@pytest.mark.parametrize("more", [("comes_back",), ()], ids=["comes back", "stays away"])
+def test_killed_at_any_boundary_it_finds_its_end_and_is_not_done_twice(tmp_path, more):
+    whole = Crash(tmp_path / "whole")
+    ran = whole.heal(-1, *more)
+    assert ran.returncode == 0, ran.stderr
+    good = HealingStatus.HEALED if more else HealingStatus.FAILED
+    assert (whole.check(), whole.node.restarted) == (good, 1)
+    found: list[tuple[HealingStatus | None, int]] = []
+    for boundary in range(int(ran.stdout)):
+        crash = Crash(tmp_path / str(boundary))
+        ran = crash.heal(boundary, *more)
+        assert ran.returncode == -signal.SIGKILL, ran.stderr
+        found.append((crash.check(), crash.node.restarted))
+    assert found[0] == (None, 0)
+    assert (HealingStatus.FAILED, 0) in found, "on record, and killed before it was done"
+    assert found[-1] == (good, 1)

@@ -1,7 +1,7 @@
 """Self-healing of emulated nodes behind real HTTP: read by their adapters, restarted through the Docker emulator."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
 import pytest
@@ -16,7 +16,7 @@ from orcha_pipeline.installation import Installation
 from orcha_pipeline.model import HOUR, SLOT, HealthState, Window, slot_of
 from orcha_pipeline.nodes_read import open_adapters_of
 from orcha_pipeline.protocols.reading import read_nodes
-from orcha_pipeline.settings import Settings
+from orcha_pipeline.settings import HealingSettings, Settings
 from orcha_pipeline.testnet.fleet import embedded_settings
 from orcha_pipeline.warehouse import alert_rows, healings
 from orcha_pipeline.warehouse.anomaly_rows import record_anomalies
@@ -120,6 +120,9 @@ def test_a_node_whose_container_stopped_is_started_again_and_its_alert_ends(flee
 
 
 def test_a_node_that_no_restart_mends_is_tried_ever_more_seldom(fleet):
+    settings = fleet.installation.settings
+    quick = settings.model_copy(update={"healing": HealingSettings(verify_minutes=1.0)})
+    fleet.installation = replace(fleet.installation, settings=quick)
     fleet.wire.fault(STORJ, "dead")
     tried = []
     for _ in range(4 * 5):

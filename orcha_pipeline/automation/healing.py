@@ -6,6 +6,8 @@ from typing import Any
 import dagster as dg
 
 from orcha_pipeline.assets.healing import HEALING, HEALING_PLAN, TO_HEAL
+from orcha_pipeline.automation.jobs import CHANGES_NODES
+from orcha_pipeline.automation.sensors import json_told
 
 HEAL_NODE = "heal_node"
 NODE_TAG = "orcha/node"
@@ -18,13 +20,7 @@ def build_healing_job() -> Any:  # Dagster does not export the type of an asset 
         selection=dg.AssetSelection.assets(HEALING),
         description="Restart one node that does not answer, and look at it until it works.",
         executor_def=dg.in_process_executor,
-        # One that hangs would keep all that follow from being started. The next cycle asks again for what died.
-        tags={
-            "orcha/heal": "true",
-            "dagster/max_runtime": "3600",
-            "dagster/max_retries": "0",
-            "dagster/priority": "10",
-        },
+        tags={"orcha/heal": "true", **CHANGES_NODES},  # the next cycle asks again for what died
     )
 
 
@@ -42,9 +38,8 @@ def build_healing_sensor() -> dg.SensorDefinition:
     def heal_nodes(
         _context: dg.SensorEvaluationContext, event: dg.EventLogEntry
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        materialization = event.asset_materialization
-        found = materialization.metadata.get(TO_HEAL) if materialization else None
-        keys = dict(found.value) if isinstance(found, dg.JsonMetadataValue) and isinstance(found.value, dict) else {}
+        told = json_told(event, TO_HEAL)
+        keys = told if isinstance(told, dict) else {}
         if not keys:
             yield dg.SkipReason("No node is to be restarted.")
         for node, run_key in keys.items():

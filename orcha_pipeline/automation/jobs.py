@@ -17,6 +17,9 @@ CYCLE = "cycle"
 RECORD_HISTORY = "record_history"
 TRAIN_MODELS = "train_models"
 APPLY_ALLOCATION = "apply_allocation"
+CHANGES_NODES = {"dagster/max_runtime": "3600", "dagster/max_retries": "0", "dagster/priority": "10"}
+"""Tags of a run that changes nodes. One that hangs would keep all that follow from being started. Dagster's own retry
+tries once, and gives up where the code server is away."""
 
 
 def build_jobs(protocols: Sequence[str]) -> list[Any]:  # Dagster does not export the type of an asset job
@@ -53,13 +56,6 @@ def build_jobs(protocols: Sequence[str]) -> list[Any]:  # Dagster does not expor
             selection=application,
             description="Carry out one decision step by step, read back, roll back on failure.",
             executor_def=dg.in_process_executor,
-            # One that hangs would keep all that follow from being started. The sensor `apply_again` begins anew what
-            # died before it had begun; Dagster's own retry tries once, and gives up where the code server is away.
-            tags={
-                "orcha/apply": "true",
-                "dagster/max_runtime": "3600",
-                "dagster/max_retries": "0",
-                "dagster/priority": "10",
-            },
+            tags={"orcha/apply": "true", **CHANGES_NODES},  # the sensor `apply_again` begins anew what died
         ),
     ]

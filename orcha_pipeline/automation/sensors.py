@@ -1,6 +1,7 @@
 """The sensors that have a decision carried out, once: at once, when the operator has approved it, or after a crash."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
@@ -29,9 +30,8 @@ def build_sensors() -> list[dg.SensorDefinition]:
     def apply_decision(
         _context: dg.SensorEvaluationContext, event: dg.EventLogEntry
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        materialization = event.asset_materialization
-        found = materialization.metadata.get(TO_APPLY) if materialization else None
-        ids = list(found.value) if isinstance(found, dg.JsonMetadataValue) and isinstance(found.value, list) else []
+        told = json_told(event, TO_APPLY)
+        ids = told if isinstance(told, list) else []
         if not ids:
             yield dg.SkipReason("The latest decision holds: nothing to apply.")
         yield from (_request(str(decision_id)) for decision_id in ids)
@@ -72,6 +72,13 @@ def build_sensors() -> list[dg.SensorDefinition]:
         yield from (_request(each, attempt=before + 1) for each, before in again.items())
 
     return [apply_decision, apply_approved, apply_again]
+
+
+def json_told(event: dg.EventLogEntry, name: str) -> Any:
+    """What the metadata of this name holds that an asset was materialized with, where it is JSON; else None."""
+    materialization = event.asset_materialization
+    found = materialization.metadata.get(name) if materialization else None
+    return found.value if isinstance(found, dg.JsonMetadataValue) else None
 
 
 def _runs_for(instance: dg.DagsterInstance, decision_id: str) -> list[dg.DagsterRun]:

@@ -1,6 +1,7 @@
 """What a process left behind that died while it restarted a node: told by how the node is, never done again."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from orcha_pipeline.allocation.host_lock import host_lock
 from orcha_pipeline.healing.health import WORKS, health_now, in_words
@@ -59,7 +60,4 @@ def end(row: HealingRow, status: HealingStatus, reason: str, installation: Insta
     now = installation.clock.now()
     with warehouse.write() as connection:
         healings.end(connection, row.healing_id, status=status, reason=reason, at=now)
-        rows = [
-            each for each in healings.healings_since(connection, row.started_at) if each.healing_id == row.healing_id
-        ]
-        tell(connection, row.alert_id, told_of(rows))
+        tell(connection, row.alert_id, told_of([replace(row, reason=reason)]))

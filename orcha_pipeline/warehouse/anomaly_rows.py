@@ -69,17 +69,6 @@ def standing(connection: Connection, slot: datetime) -> list[AnomalyRow]:
     return [AnomalyRow(**row) for row in rows]
 
 
-def last_told(connection: Connection, *, since: datetime) -> dict[tuple[str, str], AnomalyRow]:
-    """(rule, subject) -> what was last told of it in slots from `since` on."""
-    rows = records(
-        connection,
-        "SELECT * FROM anomalies WHERE slot >= ? "
-        "QUALIFY row_number() OVER (PARTITION BY rule, subject ORDER BY slot DESC) = 1 ORDER BY rule, subject",
-        [naive(since)],
-    )
-    return {(row["rule"], row["subject"]): AnomalyRow(**row) for row in rows}
-
-
 def of_nodes(connection: Connection, rules: Collection[str], *, since: datetime, until: datetime) -> list[AnomalyRow]:
     """What these rules told of nodes in the slots of [since, until], the latest of each node and rule; by node."""
     rows = records(

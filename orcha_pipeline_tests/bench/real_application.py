@@ -5,48 +5,25 @@
 A boundary lies before and after every write of a step and every move of a lever. BOUNDARY -1: it is not killed.
 """
 
-import os
-import signal
 import sys
 from contextlib import suppress
-from typing import Any
 
 from orcha_pipeline.allocation import apply
-from orcha_pipeline.allocation.executor import ApplicationError, Step
-from orcha_pipeline.allocation.journal import WarehouseJournal
+from orcha_pipeline.allocation.executor import ApplicationError
 from orcha_pipeline.ingest import open_adapters
 from orcha_pipeline.installation import open_installation
+from orcha_pipeline_tests.boundaries import killed_at, watch_applications
 
 
 def main() -> None:
     """Apply; a failure is on record and no failure of this process."""
     decision_id, application_id, boundary = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    passed = 0
-
-    def at() -> None:
-        nonlocal passed
-        if passed == boundary:
-            os.kill(os.getpid(), signal.SIGKILL)
-        passed += 1
-
-    def between(act: Any) -> Any:
-        def watched(*given: Any) -> Any:
-            at()
-            done = act(*given)
-            at()
-            return done
-
-        return watched
-
-    class Watched(WarehouseJournal):
-        def _write(self, step: Step) -> None:
-            between(super()._write)(step)
-
-    apply.WarehouseJournal, apply.end = Watched, between(apply.end)  # type: ignore[misc]
+    boundaries = killed_at(boundary)
+    watch_applications(boundaries)
     installation = open_installation()
     with open_adapters(installation) as adapters, suppress(ApplicationError):
         for adapter in adapters.values():
-            adapter.apply = between(adapter.apply)
+            adapter.apply = boundaries.around(adapter.apply)
         apply.carry_out(
             decision_id,
             application_id=application_id,

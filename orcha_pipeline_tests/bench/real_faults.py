@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -42,6 +41,7 @@ from orcha_pipeline.protocols.base import Adapter
 from orcha_pipeline.warehouse import decisions, freezes
 from orcha_pipeline.warehouse.decisions import DecidedAllocation
 from orcha_pipeline_tests.bench.faults import by_fault, fault_table
+from orcha_pipeline_tests.bench.ingest import free_port
 from orcha_pipeline_tests.rig import decision_to_apply
 
 T = TypeVar("T")
@@ -279,12 +279,6 @@ def play(home: Path, base: str, *, runs: int, seed: int, each: Callable[[range],
     return rig
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def main() -> None:
     """Play on a testnet of its own, and print what came of each fault."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -297,7 +291,7 @@ def main() -> None:
 
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        home, port = Path(folder), _free_port()
+        home, port = Path(folder), free_port()
         os.chdir(home)
         os.environ.pop("ORCHA_CONFIG", None)
         os.environ |= {"ORCHA_HOME": str(home / ".orcha"), "ORCHA_TESTNET__PORT": str(port)}

@@ -27,6 +27,7 @@ import dagster as dg
 import psutil
 from rich.console import Console
 
+from orcha_pipeline.automation.sensors import DECISION_TAG
 from orcha_pipeline.ingest import open_adapters
 from orcha_pipeline.model import ApplicationStatus, Mode
 from orcha_pipeline.protocols.base import Adapter
@@ -135,10 +136,13 @@ class ServiceFaults(RealFaults):
         with self.warehouse.write() as connection:
             permissions.approve(connection, approval)
 
+    def _dagster(self) -> dg.DagsterInstance:
+        return dg.DagsterInstance.from_config(str(self.installation.settings.home / "dagster"))
+
     def _runs_ended(self, number: int) -> bool:
         """There are runs for the decision, and every one has ended."""
-        with dg.DagsterInstance.from_config(str(self.installation.settings.home / "dagster")) as instance:
-            runs = list(instance.get_runs(dg.RunsFilter(tags={"orcha/decision": f"d-{number}"})))
+        with self._dagster() as instance:
+            runs = _runs_for(instance, number)
         return bool(runs) and all(run.is_finished for run in runs)
 
     def _ended_well(self, number: int) -> bool:
@@ -150,9 +154,8 @@ class ServiceFaults(RealFaults):
 
     def _runs(self, number: int) -> str:
         """What became of the runs for a decision, for the message of a failure."""
-        home = str(self.installation.settings.home / "dagster")
-        with dg.DagsterInstance.from_config(home) as instance:
-            runs = instance.get_runs(dg.RunsFilter(tags={"orcha/decision": f"d-{number}"}))
+        with self._dagster() as instance:
+            runs = _runs_for(instance, number)
             failed = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}
             events = [event for run in runs for event in instance.all_logs(run.run_id, of_type=failed)]
         return "\n".join([*(f"{run.run_id} {run.status} {run.tags}" for run in runs), *map(str, events)])
@@ -187,6 +190,10 @@ class ServiceFaults(RealFaults):
         while not holds():
             assert time.monotonic() < deadline, f"waited in vain for {what}\n{self._logs()}"
             time.sleep(0.5)
+
+
+def _runs_for(instance: dg.DagsterInstance, number: int) -> list[dg.DagsterRun]:
+    return list(instance.get_runs(dg.RunsFilter(tags={DECISION_TAG: f"d-{number}"})))
 
 
 def play_all(rig: ServiceFaults, victims: Sequence[Victim], *, node_fails: bool, told: Callable[[str], Any]) -> None:

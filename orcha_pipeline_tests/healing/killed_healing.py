@@ -6,17 +6,14 @@ Whether the node works, and how often it was restarted, stands in files, so that
 does. Without a kill (BOUNDARY -1) it prints how many boundaries there were.
 """
 
-import os
-import signal
 import sys
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from orcha_pipeline.clock import FixedClock
 from orcha_pipeline.model import HealthState
 from orcha_pipeline.warehouse import healings
+from orcha_pipeline_tests.boundaries import killed_at
 from orcha_pipeline_tests.healing.build import MortalNode, Rig
 from orcha_pipeline_tests.rig import NOW
 
@@ -52,22 +49,7 @@ class StandingNode(MortalNode):
 
 def main() -> None:
     folder, boundary, comes_back = Path(sys.argv[1]), int(sys.argv[2]), "comes_back" in sys.argv[3:]
-    passed = 0
-
-    def at() -> None:
-        nonlocal passed
-        if passed == boundary:
-            os.kill(os.getpid(), signal.SIGKILL)
-        passed += 1
-
-    def between(call: Callable[..., None]) -> Callable[..., None]:
-        def called(*given: Any, **named: Any) -> None:
-            at()
-            call(*given, **named)
-            at()
-
-        return called
-
+    boundaries = killed_at(boundary)
     rig = Rig(folder)
     rig.clock.set(CHOSEN_AT)
     state = HealthState((folder / "state").read_text())
@@ -77,14 +59,14 @@ def main() -> None:
 
     def restart() -> None:
         node.note()
-        at()
+        boundaries.at()
         if comes_back:
             node.come_back()
 
-    node.restarts.does = between(restart)
-    healings.begin, healings.end = between(healings.begin), between(healings.end)
+    node.restarts.does = boundaries.around(restart)
+    healings.begin, healings.end = boundaries.around(healings.begin), boundaries.around(healings.end)
     rig.heal()
-    sys.stdout.write(str(passed))
+    sys.stdout.write(str(boundaries.passed))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
 """A restart is killed at each of its boundaries; what it left finds its end, and the node is not restarted twice."""
 
-import os
 import signal
 import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,10 +10,9 @@ import pytest
 from orcha_pipeline.model import HealthState
 from orcha_pipeline.warehouse.consistency import breaches
 from orcha_pipeline.warehouse.healings import HealingStatus
+from orcha_pipeline_tests.boundaries import run_module
 from orcha_pipeline_tests.healing.build import MINUTE, Rig
 from orcha_pipeline_tests.healing.killed_healing import CHOSEN_AT, StandingNode
-
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 class Crash:
@@ -31,16 +28,7 @@ class Crash:
         assert self.rig.clock.now() == CHOSEN_AT
 
     def heal(self, boundary: int, *more: str) -> "subprocess.CompletedProcess[str]":
-        module = "orcha_pipeline_tests.healing.killed_healing"
-        return subprocess.run(
-            [sys.executable, "-m", module, str(self.folder), str(boundary), *more],
-            cwd=PROJECT,
-            env={**os.environ, "PYTHONPATH": str(PROJECT)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        return run_module("orcha_pipeline_tests.healing.killed_healing", str(self.folder), str(boundary), *more)
 
     def check(self) -> HealingStatus | None:
         """What is on record once all cycles of the next hour have looked at it; None: nothing was begun."""

@@ -7,20 +7,16 @@ many boundaries there were.
 """
 
 import json
-import os
-import signal
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from orcha_pipeline.allocation import apply, recovery
-from orcha_pipeline.allocation.executor import Step
-from orcha_pipeline.allocation.journal import WarehouseJournal
+from orcha_pipeline.allocation import apply
 from orcha_pipeline.clock import Clock, FixedClock
 from orcha_pipeline.errors import AllocationError
 from orcha_pipeline.model import AppliedChange
+from orcha_pipeline_tests.boundaries import killed_at, watch_applications
 from orcha_pipeline_tests.rig import NOW, FakeNode, installation
 
 NODES = ("a", "b", "idle")
@@ -64,35 +60,17 @@ class StandingNode(FakeNode):
 
 def main() -> None:
     folder, boundary, fails = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
-    passed = 0
-
-    def at() -> None:
-        nonlocal passed
-        if passed == boundary:
-            os.kill(os.getpid(), signal.SIGKILL)
-        passed += 1
-
-    class Watched(WarehouseJournal):
-        def _write(self, step: Step) -> None:
-            at()
-            super()._write(step)
-            at()
-
-    def end(*given: Any) -> None:
-        at()
-        recovery.end(*given)
-        at()
-
-    apply.WarehouseJournal, apply.end = Watched, end  # type: ignore[misc, assignment]
+    boundaries = killed_at(boundary)
+    watch_applications(boundaries)
     clock = FixedClock(NOW)
-    nodes = {name: StandingNode(folder, name, clock, at=at) for name in NODES}
+    nodes = {name: StandingNode(folder, name, clock, at=boundaries.at) for name in NODES}
     for node in (nodes[name] for name in fails):
         node.fails_to_apply = partial(_refused, node, node.value)
     made = installation(folder, clock, NODES, cpu_threads=13)
     apply.carry_out(
         "d-1", application_id="a-1", run_id="run-1", installation=made, warehouse=made.warehouse, adapters=nodes
     )
-    sys.stdout.write(str(passed))
+    sys.stdout.write(str(boundaries.passed))
 
 
 def _refused(node: StandingNode, stood_at: float) -> AllocationError | None:

@@ -1,9 +1,7 @@
 """An application is killed at each of its step boundaries, in a process of its own; what it left finds its end."""
 
-import os
 import signal
 import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,13 +14,13 @@ from orcha_pipeline.clock import FixedClock
 from orcha_pipeline.errors import AllocationError
 from orcha_pipeline.model import ApplicationStatus
 from orcha_pipeline.warehouse import decisions, freezes
+from orcha_pipeline_tests.boundaries import run_module
 from orcha_pipeline_tests.integration.killed_application import NODES, StandingNode, moves_in
 from orcha_pipeline_tests.rig import NOW, decided_line, decision_to_apply, installation, read_now
 
 BEFORE, AFTER = {"a": 60.0, "b": 20.0, "idle": 50.0}, {"a": 30.0, "b": 50.0, "idle": 50.0}
 FULL = 130.0
 """What the nodes' levers come to together before and after: it is all of the host that there is."""
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 class Crash:
@@ -42,15 +40,8 @@ class Crash:
             decisions.record_decision(connection, decision_to_apply("d-1", lines))
 
     def apply(self, boundary: int, *fails: str) -> "subprocess.CompletedProcess[str]":
-        module = "orcha_pipeline_tests.integration.killed_application"
-        return subprocess.run(
-            [sys.executable, "-m", module, str(self.folder), str(boundary), *fails],
-            cwd=PROJECT,
-            env={**os.environ, "PYTHONPATH": str(PROJECT)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
+        return run_module(
+            "orcha_pipeline_tests.integration.killed_application", str(self.folder), str(boundary), *fails
         )
 
     @property

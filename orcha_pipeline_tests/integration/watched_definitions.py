@@ -8,19 +8,16 @@ claim of the decision and the word of its end. An order is carried out once: the
 import json
 import os
 import signal
-from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from orcha_pipeline.allocation import apply
-from orcha_pipeline.allocation.executor import Step
-from orcha_pipeline.allocation.journal import WarehouseJournal
 from orcha_pipeline.definitions import defs
 from orcha_pipeline.protocols.registry import adapter_type, protocol_names
 from orcha_pipeline.warehouse import decisions
+from orcha_pipeline_tests.boundaries import Boundaries, watch_applications
 
 __all__ = ["ORDER", "Victim", "defs", "done_file"]
 
@@ -57,45 +54,26 @@ def _victims(victim: Victim, supervisor: psutil.Process) -> list[psutil.Process]
             return [supervisor, *others, psutil.Process()]
 
 
-class _Boundaries:
-    """Counts them in this process, and kills at the one that was ordered."""
-
-    def __init__(self, order: Path) -> None:
-        self.order = order
-        self.passed = 0
-
-    def at(self) -> None:
-        if self.order.exists():
-            order = json.loads(self.order.read_text())
-            if order["boundary"] == self.passed:
-                victims = _victims(Victim(order["victim"]), psutil.Process(order["supervisor"]))
-                assert victims, order
-                self.order.rename(done_file(self.order))
-                for process in victims:
-                    process.send_signal(signal.SIGKILL)
-        self.passed += 1
-
-    def around(self, act: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(*given: Any, **named: Any) -> Any:
-            self.at()
-            done = act(*given, **named)
-            self.at()
-            return done
-
-        return watched
+def _carry_out(order: Path, number: int) -> None:
+    """Kill what the order names, if this is the boundary it names."""
+    if not order.exists():
+        return
+    given = json.loads(order.read_text())
+    if given["boundary"] != number:
+        return
+    victims = _victims(Victim(given["victim"]), psutil.Process(given["supervisor"]))
+    assert victims, given
+    order.rename(done_file(order))
+    for process in victims:
+        process.send_signal(signal.SIGKILL)
 
 
-def _watch(boundaries: _Boundaries) -> None:
-    class Watched(WarehouseJournal):
-        def _write(self, step: Step) -> None:
-            boundaries.around(super()._write)(step)
-
-    apply.WarehouseJournal = Watched  # type: ignore[misc]
-    apply.end = boundaries.around(apply.end)
+def _watch(boundaries: Boundaries) -> None:
+    watch_applications(boundaries)
     decisions.begin_application = boundaries.around(decisions.begin_application)
     for kind in map(adapter_type, protocol_names()):
         kind.apply = boundaries.around(kind.apply)  # type: ignore[method-assign]
 
 
 if ORDER in os.environ:
-    _watch(_Boundaries(Path(os.environ[ORDER])))
+    _watch(Boundaries(partial(_carry_out, Path(os.environ[ORDER]))))

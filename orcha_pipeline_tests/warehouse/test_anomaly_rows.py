@@ -57,18 +57,6 @@ def test_what_is_of_no_node_has_none(warehouse):
     assert (row.scope, row.subject, row.node, row.host) == ("token", "golem", None, None)
 
 
-def test_the_last_word_of_each_rule_and_subject_is_found(warehouse):
-    told(warehouse, NODE_ERROR, "a", NOON, NOON + SLOT)
-    told(warehouse, NODE_ERROR, "b", NOON)
-    told(warehouse, PRICE_STALE, "golem", NOON - HOUR)
-    with warehouse.read() as connection:
-        last = anomaly_rows.last_told(connection, since=NOON)
-    assert {key: row.slot for key, row in last.items()} == {
-        ("node-error", "a"): NOON + SLOT,
-        ("node-error", "b"): NOON,
-    }
-
-
 def test_of_nodes_only_the_rules_and_slots_asked_for_are_found(warehouse):
     told(warehouse, NODE_FLAGGED, "a", NOON - SLOT, NOON)
     told(warehouse, NODE_FLAGGED, "b", NOON - 2 * SLOT)

@@ -65,7 +65,7 @@ def test_a_bad_row_is_named_by_its_line_with_the_remedy(tmp_path, row, told):
         ("p.csv", b"unique_id,ds,y\n", "holds no prices"),
         ("p.csv", b"\xff\xfe", "UTF-8"),
         ("p.csv.gz", b"not gzip", "cannot read|no CSV"),
-        ("p.csv.gz", gzip.compress(CSV.encode())[:-12], "cannot read|no CSV"),
+        ("p.csv.gz", gzip.compress(CSV.encode(), mtime=0)[:-12], "cannot read|no CSV"),
         ("p.parquet", b"PAR0", "no Parquet file"),
     ],
 )

@@ -30,6 +30,7 @@ from orcha_pipeline.testnet.levers import node_name
 from orcha_pipeline.testnet.worlds import PROTOCOLS
 from orcha_pipeline_tests.bench import soak_real
 from orcha_pipeline_tests.bench.ingest import free_port
+from orcha_pipeline_tests.bench.planted_faults import judged, planted
 from orcha_pipeline_tests.bench.soak_curves import columns, draw, flatness_of, told_day
 from orcha_pipeline_tests.bench.soak_cycles import Sample, Soak, soak
 from orcha_pipeline_tests.bench.soak_world import Outage, draw_outages, testnet
@@ -77,12 +78,14 @@ class Report:
         self.about = about
         self.outages = outages
         self.days: list[dict[str, Any]] = []
+        self.alerts: dict[str, Any] = {}
         self.samples: list[Sample] = []
 
     def end_day(self, played: Soak) -> dict[str, Any]:
         """Look at the day that ends, and write the report anew."""
         first = len(self.days) * CYCLES_A_DAY
         self.days.append(told_day(played.end_day(), self.samples[first:]))
+        self.alerts = _judge_alerts(played, self.outages)
         if self.path is not None:
             self.path.write_text(json.dumps(self.content(), indent=1) + "\n", encoding="utf-8")
             begun = played.began
@@ -100,6 +103,7 @@ class Report:
             "housekeeping": [f"day {day['day']}: {why}" for day in self.days for why in day["housekeeping"]],
             "breaches": [f"day {day['day']}: {breach}" for day in self.days for breach in day["breaches"]],
             "uptime": last["uptime"],
+            "alerts": self.alerts,
             "flatness a day": {name: asdict(found) for name, found in flatness_of(self.samples).items()},
             "outages": [
                 {"begins_hours": each.begins.total_seconds() / 3600, "hours": each.lasts.total_seconds() / 3600}
@@ -109,6 +113,15 @@ class Report:
             "days": self.days,
             "curves": columns(self.samples),
         }
+
+
+def _judge_alerts(played: Soak, outages: list[Outage]) -> dict[str, Any]:
+    (host,) = played.installation.settings.hosts
+    stale = timedelta(minutes=played.installation.settings.prices.stale_after_minutes)
+    alerts, failed = played.alerts()
+    nodes = [node_name(protocol) for protocol in PROTOCOLS]
+    expected = planted(outages, began=played.began, cycles=played.cycles, host=host.name, nodes=nodes, stale=stale)
+    return judged(alerts, expected, failed=failed)
 
 
 def play(
@@ -178,7 +191,14 @@ def show(console: Console, content: dict[str, Any]) -> None:
         f"decided; {len(content['breaches'])} breaches of doctor's rules",
         highlight=False,
     )
-    for breach in (*content["breaches"], *content["housekeeping"]):
+    alerts = content["alerts"]
+    console.print(
+        f"{alerts['told once and over']} of {alerts['planted']} planted faults were one alert each, over with the "
+        f"fault; following from them {alerts['following']}; for nothing {alerts['for nothing']}",
+        highlight=False,
+        markup=False,
+    )
+    for breach in (*content["breaches"], *content["housekeeping"], *alerts["amiss"]):
         console.print(f"  {breach}", highlight=False, markup=False)
     table = Table(title="The last two thirds")
     for column in ("what", "level", "slope a day", "of the level"):

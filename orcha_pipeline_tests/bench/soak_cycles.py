@@ -28,7 +28,9 @@ from orcha_pipeline.definitions import build_defs
 from orcha_pipeline.installation import Installation, open_installation
 from orcha_pipeline.model import HOUR, SLOT, hour_of, slot_of
 from orcha_pipeline.settings_file import load_settings
+from orcha_pipeline.warehouse.alert_rows import AlertRow, alerts_since
 from orcha_pipeline.warehouse.consistency import breaches
+from orcha_pipeline.warehouse.decisions import records
 from orcha_pipeline.warehouse.vital_signs import Uptime, uptime
 from orcha_pipeline_tests.bench.soak_direct import DirectCycle, Played
 from orcha_pipeline_tests.bench.soak_world import Outage, World
@@ -151,6 +153,15 @@ class Soak:
             breaches=tuple(f"{each.rule.told}: {', '.join(each.examples)}" for each in found),
             uptime=slots,
         )
+
+    def alerts(self) -> tuple[list[AlertRow], list[datetime]]:
+        """All that were raised, and when applications failed or were set back."""
+        with self.installation.warehouse.read() as connection:
+            failed = records(
+                connection,
+                "SELECT ended_at FROM applications WHERE status IN ('rolled_back', 'rollback_failed')",
+            )
+            return alerts_since(connection, self.began), [row["ended_at"] for row in failed]
 
     def _nights(self) -> list[Played]:
         """Those since the last time they were asked for."""

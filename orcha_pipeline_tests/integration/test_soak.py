@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900
 CYCLES = 16
 
 
-def test_every_slot_is_decided_no_rule_is_broken_and_no_handle_stays_open(tmp_path):
+def test_every_slot_is_decided_no_rule_is_broken_and_no_handle_stays_open_and_each_fault_is_one_alert(tmp_path):
     # In a process of its own, whose handles are the soak's alone.
     report = tmp_path / "soak.json"
     command = [sys.executable, "-m", "orcha_pipeline_tests.bench.soak", "--home", str(tmp_path), "--json", str(report)]
@@ -26,6 +26,9 @@ def test_every_slot_is_decided_no_rule_is_broken_and_no_handle_stays_open(tmp_pa
     assert found["uptime"] == {"decided": CYCLES, "slots": CYCLES}
     assert {outage["kind"] for outage in found["outages"]} >= {"dead", "apply_fails"}
     assert any(outage["begins_hours"] < CYCLES / 4 for outage in found["outages"] if len(outage["doors"]) > 1)
+    alerts = found["alerts"]
+    assert alerts["planted by rule"].keys() >= {"host-unreachable", "node-unreachable", "node-error"}
+    assert (alerts["amiss"], alerts["for nothing"]) == ([], {})
     curves = found["curves"]
     assert len(curves["handles"]) == CYCLES
     # The first cycle through Dagster and the first without load what then stays.

@@ -324,7 +324,7 @@ def learn(history: YieldHistory) -> Lines | None:
     return Lines(
         coefficients=coefficients,
         smearing=_smearing(missed),
-        errors=np.nan_to_num(missed[bank], nan=0.0).transpose(0, 2, 1),
+        errors=_seen_again(missed[bank], at[bank], history.known).transpose(0, 2, 1),
         paid=np.where(np.diff(ends, axis=1)[:, :, None] > 0, np.diff(paid[ends], axis=1) / lengths, 1.0),
         fails=fails,
         recovers=recovers,
@@ -366,6 +366,20 @@ def _expected() -> tuple[Floats, Floats]:
         for k in range(len(PERIODS))
     ]
     return np.array(lines) / spread, spread
+
+
+def _seen_again(missed: Floats, at: Steps, known: Flags) -> Floats:
+    """(N, P, K) Errors made at the moments `at` (N,), unknown ones as none.
+
+    At moments before a node's first known step (of `known`, (T, P)) nothing was missed because nothing was there, which
+    would pass for certainty: the errors of its later moments stand there again, in turn.
+    """
+    errors = np.nan_to_num(missed, nan=0.0)
+    for node, first in enumerate(known.argmax(axis=0).tolist()):
+        seen, unseen = np.flatnonzero(at > first), np.flatnonzero(at <= first)
+        if seen.size:
+            errors[unseen, node] = errors[seen[np.arange(unseen.size) % seen.size], node]
+    return errors
 
 
 def _smearing(missed: Floats) -> Floats:

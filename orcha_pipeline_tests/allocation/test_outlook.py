@@ -131,6 +131,28 @@ def test_a_node_that_is_new_is_taken_for_what_it_first_earned():
     assert np.abs(np.log(ours / theirs)).max() < 0.7
 
 
+def test_a_young_history_is_no_surer_than_its_own_days_make_it():
+    young = history(5 * DAY, noise=0.1)
+    nothing = np.full((23 * DAY, 3), np.nan)
+    padded = YieldHistory(np.concatenate([nothing, young.yields]), np.concatenate([np.isnan(nothing), young.paying]))
+    alone, among = (learn(each).ahead(each, scenarios=4).likely for each in (young, padded))
+
+    def spread(likely):
+        return np.log(np.quantile(likely, 0.9, axis=0) / np.quantile(likely, 0.1, axis=0))
+
+    assert (spread(among).mean(axis=0) > 0.7 * spread(alone).mean(axis=0)).all()
+
+
+def test_a_node_that_came_later_scatters_by_its_own_errors():
+    whole = history(20 * DAY, noise=0.1)
+    yields = whole.yields.copy()
+    yields[: 15 * DAY, 1] = np.nan
+    later = YieldHistory(yields, whole.paying)
+    likely = learn(later).ahead(later, scenarios=4).likely
+    spread = np.log(np.quantile(likely, 0.9, axis=0) / np.quantile(likely, 0.1, axis=0)).mean(axis=0)
+    assert spread[1] > 0.5 * spread[[0, 2]].mean()
+
+
 def test_of_a_node_that_never_earned_nothing_is_told_and_a_constant_one_stays():
     whole = history()
     whole.yields[:, 0], whole.yields[:, 1] = 0.0, 0.03

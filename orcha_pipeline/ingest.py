@@ -102,14 +102,20 @@ def ingest_now(
     adapters: Mapping[str, Adapter],
     prices: PriceClient,
 ) -> IngestReport:
-    """Read every node, where its money stands, the prices and, where it is the only host, this machine, as of now."""
+    """Read every node, the prices and, where it is the only host, this machine, as of now.
+
+    Where a node's money stands is read once an hour, and again where no amount came of it: it may take all documents
+    of a month.
+    """
     now = installation.clock.now()
     with warehouse.write() as connection:
         facts.record_nodes(connection, [n.to_model() for n in installation.settings.nodes], now)
         last = facts.last_observed(connection, slot_of(now))
+        told = facts.balances_told(connection, since=hour_of(now), before_slot=slot_of(now))
         known = recent_prices(connection, since=now - JUDGED_FOR, until=now)
     report = IngestReport()
-    readings = read_nodes(list(adapters.values()), _windows(adapters, last, now), now, balances=True)
+    due = adapters.keys() - told
+    readings = read_nodes(list(adapters.values()), _windows(adapters, last, now), now, balances=due)
     _write(warehouse, installation, readings, prices.read(known), report)
     # The machine this runs on is real even where its nodes are the testnet's. Of several hosts nobody says which it is.
     hosts = {node.host for node in installation.settings.nodes}

@@ -16,7 +16,7 @@ from orcha_pipeline.ingest import (
     open_adapters,
 )
 from orcha_pipeline.installation import SteppedClock
-from orcha_pipeline.model import HOUR, Amounts, EarningsBucket, Provenance, Window, hour_of
+from orcha_pipeline.model import HOUR, Amounts, Balance, BalanceKind, EarningsBucket, Provenance, Window, hour_of
 from orcha_pipeline_tests.rig import NOW, FakeNode, FakePrices, installation, value_of
 
 START = hour_of(NOW) - timedelta(hours=50)
@@ -122,6 +122,38 @@ def test_a_cycle_run_twice_in_its_slot_asks_for_the_same_and_writes_once(rig):
     assert value_of(rig.warehouse, "SELECT count(*) FROM prices WHERE token = 'golem'") == 2
     latest = "SELECT arg_max(net, observed_at) FROM earnings WHERE node = 'a'"
     assert value_of(rig.warehouse, latest) == 3  # the slot's last reading stands
+
+
+def test_balances_are_read_once_an_hour_and_until_an_amount_came(rig, monkeypatch):
+    asked: list[tuple[str, int]] = []
+
+    def tells(node, amount):
+        def balances():
+            minute = round((rig.clock.now() - hour_of(NOW)) / timedelta(minutes=1))
+            asked.append((node, minute))
+            known = amount(minute)
+            held = Balance(
+                kind=BalanceKind.PENDING,
+                account="main",
+                observed_at=rig.clock.now(),
+                since=None,
+                unit="STORJ",
+                amount=known,
+                provenance=Provenance.UNKNOWN if known is None else Provenance.MEASURED,
+                source="test",
+            )
+            return [held]
+
+        monkeypatch.setattr(rig.nodes[node], "balances", balances)
+
+    tells("a", lambda _minute: Decimal(1))
+    tells("b", lambda minute: None if minute < 30 else Decimal(2))
+    for minute in (0, 3, 15, 30, 45, 60):
+        rig.clock.set(hour_of(NOW) + timedelta(minutes=minute))
+        rig.now()
+    # A slot that is read again has its own reading replaced, and so has to ask again.
+    assert [minute for node, minute in asked if node == "a"] == [0, 3, 60]
+    assert [minute for node, minute in asked if node == "b"] == [0, 3, 15, 30, 60]
 
 
 def test_a_node_that_does_not_answer_is_marked_and_spoils_no_other(rig):

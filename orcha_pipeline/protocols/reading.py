@@ -3,7 +3,7 @@
 import logging
 import queue
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from threading import Thread
@@ -86,16 +86,18 @@ def read_nodes(
     now: datetime,
     *,
     workers: int = 32,
-    balances: bool = False,
+    balances: Collection[str] = (),
 ) -> list[NodeReading]:
     """`read_node` for all, up to `workers` at a time, in the order given. `windows`: node -> its window.
+
+    `balances`: the nodes of which it is also read where their money stands.
 
     A node that has not ended within its budget is recorded unreachable; its thread is left behind as a daemon and
     its slot goes to the next node.
     """
     return _side_by_side(
         adapters,
-        lambda adapter: read_node(adapter, windows[adapter.node], now, balances=balances),
+        lambda adapter: read_node(adapter, windows[adapter.node], now, balances=adapter.node in balances),
         lambda adapter: _given_up(adapter, now),
         seconds=lambda adapter: adapter.settings.timeout_seconds,
         workers=workers,

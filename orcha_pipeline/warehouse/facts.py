@@ -259,6 +259,15 @@ def last_observed(connection: duckdb.DuckDBPyConnection, before_slot: datetime) 
     return {node: aware(moment) for node, moment in rows}
 
 
+def balances_told(connection: duckdb.DuckDBPyConnection, *, since: datetime, before_slot: datetime) -> set[str]:
+    """The nodes that told an amount of some balance at `since` or later, by readings of slots before `before_slot`."""
+    rows = connection.execute(
+        "SELECT DISTINCT node FROM balances WHERE observed_at >= ? AND slot < ? AND amount IS NOT NULL",
+        [naive(since), naive(before_slot)],
+    ).fetchall()
+    return {node for (node,) in rows}
+
+
 def earnings_observations(
     connection: duckdb.DuckDBPyConnection, window: Window, *, node: str | None = None
 ) -> dict[str, list[EarningsObservation]]:

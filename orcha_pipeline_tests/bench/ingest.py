@@ -123,7 +123,7 @@ def side_by_side(adapters: Sequence[Adapter], now: datetime) -> float:
     """Seconds that reading these nodes as an ingest does takes."""
     windows = {adapter.node: Window(now - FIRST_WINDOW, now) for adapter in adapters}
     begun = time.perf_counter()
-    read_nodes(adapters, windows, now, balances=True)
+    read_nodes(adapters, windows, now, balances=windows)
     return time.perf_counter() - begun
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 HISTORY = timedelta(days=28)
 """How much of the past is looked at."""
 PROMISES_READ = timedelta(days=2)
-BALANCES_COUNT_FOR = timedelta(hours=2)
-"""They are read once an hour."""
+BALANCES_COUNT_FOR = timedelta(days=1)
+"""They are read once an hour, and an invoice does not stop ageing because its node is away for some."""
 CHANGES_COUNT_FOR = timedelta(days=1)
 CYCLES_READ = timedelta(days=7)
 """How often a cycle comes is told by those of a week."""

@@ -128,7 +128,7 @@ def judged(alerts: Sequence[AlertRow], expected: Sequence[Planted], *, failed: S
         "told once and over": len(expected) - len(amiss),
         "amiss": amiss,
         "following": dict(Counter(alert.kind for alert in follows)),
-        "for nothing": dict(Counter(alert.kind for alert in alone)),
+        "for nothing": dict(Counter(f"{alert.kind} ({alert.severity})" for alert in alone)),
         "examples": [_told_alert(alert) for alert in alone[:20]],
     }
 

@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -31,8 +31,8 @@ from orcha_pipeline.testnet.worlds import PROTOCOLS
 from orcha_pipeline_tests.bench import soak_real
 from orcha_pipeline_tests.bench.ingest import free_port
 from orcha_pipeline_tests.bench.planted_faults import judged, planted
-from orcha_pipeline_tests.bench.soak_curves import columns, draw, flatness_of, told_day
-from orcha_pipeline_tests.bench.soak_cycles import Sample, Soak, soak
+from orcha_pipeline_tests.bench.soak_curves import columns, draw, flatness_of, samples_of, told_day
+from orcha_pipeline_tests.bench.soak_cycles import LATE, Behind, Sample, Soak, soak
 from orcha_pipeline_tests.bench.soak_world import Outage, draw_outages, testnet
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -43,9 +43,12 @@ SERVICES = ("thegraph", "docker")
 
 @contextmanager
 def installed(folder: Path, port: int) -> Iterator[Path]:
-    """An installation in `folder` on the testnet at `port`, whose settings this process reads. Gives its home."""
+    """An installation in `folder`, new or not, on the testnet at `port`, whose settings this process reads.
+
+    Gives its home.
+    """
     home = folder / ".orcha"
-    (home / "dagster").mkdir(parents=True)
+    (home / "dagster").mkdir(parents=True, exist_ok=True)
     shutil.copyfile(PROJECT / "dagster.yaml", home / "dagster" / "dagster.yaml")
     prepare_instance(home / "dagster")
     config = folder / "orcha.toml"
@@ -71,7 +74,10 @@ def installed(folder: Path, port: int) -> Iterator[Path]:
 
 
 class Report:
-    """What was seen so far; `path` is where it is kept, if anywhere."""
+    """What was seen so far; `path` is where it is kept, if anywhere.
+
+    `about` tells, among others, after how many cycles a process began.
+    """
 
     def __init__(self, path: Path | None, about: dict[str, Any], outages: list[Outage]) -> None:
         self.path = path
@@ -79,13 +85,25 @@ class Report:
         self.outages = outages
         self.days: list[dict[str, Any]] = []
         self.alerts: dict[str, Any] = {}
+        self.cursors: dict[str, str | None] = {}
         self.samples: list[Sample] = []
+
+    def go_on(self, content: Mapping[str, Any]) -> Behind:
+        """Take up what an earlier process had told; tells what it leaves to play."""
+        self.days, self.samples = list(content["days"]), samples_of(content["curves"])
+        self.about = {**content["about"], "processes": [*content["about"]["processes"], len(self.samples)]}
+        return Behind(
+            began=self.samples[0].at - LATE,
+            cycles=len(self.samples),
+            cursors=content["cursors"],
+        )
 
     def end_day(self, played: Soak) -> dict[str, Any]:
         """Look at the day that ends, and write the report anew."""
-        first = len(self.days) * CYCLES_A_DAY
+        first = self.days[-1]["cycles"] if self.days else 0
         self.days.append(told_day(played.end_day(), self.samples[first:]))
         self.alerts = _judge_alerts(played, self.outages)
+        self.cursors = dict(played.cursors)
         if self.path is not None:
             self.path.write_text(json.dumps(self.content(), indent=1) + "\n", encoding="utf-8")
             begun = played.began
@@ -111,8 +129,34 @@ class Report:
                 for each in self.outages
             ],
             "days": self.days,
+            "cursors": self.cursors,
             "curves": columns(self.samples),
         }
+
+
+class Kept:
+    """A copy of the installation as a day left it, with the report of then: what a soak that was ended goes on from."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._report = folder / "soak.json"
+
+    def restore(self, installation: Path) -> dict[str, Any] | None:
+        """Put the copy where the installation is to be, and give its report; None where nothing is kept."""
+        if not self._report.exists():
+            return None
+        shutil.rmtree(installation, ignore_errors=True)
+        shutil.copytree(self._folder / "installation", installation)
+        return json.loads(self._report.read_text(encoding="utf-8"))
+
+    def keep(self, installation: Path, content: Mapping[str, Any]) -> None:
+        """Take the place of what was kept, whole: one that is killed meanwhile leaves the old copy or none."""
+        fresh = self._folder.with_name(f"{self._folder.name}.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.copytree(installation, fresh / "installation")
+        (fresh / "soak.json").write_text(json.dumps(content), encoding="utf-8")
+        shutil.rmtree(self._folder, ignore_errors=True)
+        fresh.rename(self._folder)
 
 
 def _judge_alerts(played: Soak, outages: list[Outage]) -> dict[str, Any]:
@@ -133,8 +177,12 @@ def play(
     dagster_every: int,
     squeeze: float = 1.0,
     json_path: Path | None = None,
+    kept: Kept | None = None,
 ) -> dict[str, Any]:
-    """So many days of cycles in `folder`. Returns the report, which is kept at `json_path` day by day."""
+    """So many days of cycles in `folder`. Returns the report, which is kept at `json_path` day by day.
+
+    Goes on from what is `kept`, if anything.
+    """
     port, history = free_port(), timedelta(days=history_days)
     nodes = [node_name(protocol) for protocol in PROTOCOLS]
     outages = draw_outages(days, seed=seed, nodes=nodes, services=SERVICES, squeeze=squeeze)
@@ -146,24 +194,36 @@ def play(
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
+        "processes": [0],
     }
     report = Report(json_path, about, outages)
+    before = None if kept is None else kept.restore(folder)
+    behind = None if before is None else report.go_on(before)
     cycles = round(days * CYCLES_A_DAY)
     start = hour_of(datetime.now(UTC) - history)
     with (
         installed(folder, port) as home,
         testnet(home / "testnet", port, start=start, seed=seed) as world,
-        soak(world, home / "dagster", history=history, outages=list(outages), dagster_every=dagster_every) as played,
+        soak(
+            world,
+            home / "dagster",
+            history=history,
+            outages=list(outages),
+            dagster_every=dagster_every,
+            behind=behind,
+        ) as played,
     ):
-        began = time.monotonic()
-        for number in range(1, cycles + 1):
+        began, taken = time.monotonic(), report.about.get("hours_taken", 0.0)
+        for number in range(len(report.samples) + 1, cycles + 1):
             report.samples.append(played.play_cycle())
             if report.samples[-1].error:
                 _say(f"{report.samples[-1].at:%Y-%m-%d %H:%M} the cycle failed: {report.samples[-1].error}")
             if number % CYCLES_A_DAY == 0 or number == cycles:
                 told = report.end_day(played)
-                about["hours_taken"] = round((time.monotonic() - began) / 3600, 3)
-                _say(_told_line(told, about["hours_taken"]))
+                report.about["hours_taken"] = round(taken + (time.monotonic() - began) / 3600, 3)
+                _say(_told_line(told, report.about["hours_taken"]))
+                if kept is not None:
+                    kept.keep(folder, report.content())
     return report.content()
 
 
@@ -220,6 +280,9 @@ def main() -> None:
     parser.add_argument("--squeeze", type=float, default=1, help="outages come and go so many times faster")
     parser.add_argument("--real", type=float, metavar="MINUTES", help="watch `orcha up` itself for so long instead")
     parser.add_argument("--home", type=Path, help="folder to play in, which is kept (default: a temporary one)")
+    parser.add_argument(
+        "--keep", type=Path, help="folder for a copy of each day's end, from which the next call with it goes on"
+    )
     parser.add_argument("--json", type=Path, help="write the report here, and its picture beside it as .png")
     given = parser.parse_args()
     console = Console(width=max(100, Console().width))
@@ -236,6 +299,7 @@ def main() -> None:
             dagster_every=given.dagster_every,
             squeeze=given.squeeze,
             json_path=given.json,
+            kept=None if given.keep is None else Kept(given.keep),
         )
     show(console, content)
     uptime = content["uptime"]

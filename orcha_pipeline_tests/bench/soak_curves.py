@@ -116,6 +116,21 @@ def columns(samples: Sequence[Sample]) -> dict[str, list[Any]]:
     }
 
 
+def samples_of(curves: Mapping[str, Sequence[Any]]) -> list[Sample]:
+    """What `columns` keeps of the samples, as samples again."""
+    return [
+        Sample(
+            at=datetime.fromisoformat(at),
+            through_dagster=curves["through_dagster"][number],
+            apply_seconds=0.0,
+            error="",
+            steps={},
+            **{name: curves[name][number] for name in CURVES},
+        )
+        for number, at in enumerate(curves["at"])
+    ]
+
+
 def draw(path: Path, samples: Sequence[Sample], outages: Sequence[tuple[datetime, datetime]]) -> None:
     """A PNG with one panel a curve over the days; outages are shaded."""
     from matplotlib.figure import Figure

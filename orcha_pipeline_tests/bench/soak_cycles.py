@@ -117,7 +117,7 @@ class Soak:
         self.world.advance_to(moment)
         self.travelled.move_to(moment)
         while self.outages and self.began + self.outages[0].begins <= moment:
-            self.world.begin(self.outages.pop(0))
+            self._begin(self.outages.pop(0), moment)
         through_dagster = self.cycles % self.dagster_every == 0
         began, used = time.perf_counter(), time.process_time()
         played = self._run(CYCLE, partition_key=partition_key(moment)) if through_dagster else self.direct.play(moment)
@@ -128,6 +128,13 @@ class Soak:
             self.nights.append(self._run(HOUSEKEEPING_JOB))
         self.cycles += 1
         return self._sample(moment, through_dagster, seconds, cpu_seconds, apply_seconds, played)
+
+    def _begin(self, outage: Outage, moment: datetime) -> None:
+        """From the first cycle on that meets it, which a soak that goes on has behind it."""
+        met_at = self.began - (-outage.begins // SLOT) * SLOT + LATE
+        already = max(moment - met_at, timedelta(0))
+        if already < outage.lasts:
+            self.world.begin(outage, already=already)
 
     def end_day(self) -> Day:
         """Look at everything of the day that ends, and hold all rules of `orcha doctor` against it."""
@@ -250,22 +257,41 @@ def _why_failed(result: Any) -> str:
     return "; ".join(f"{event.step_key}: {event.message}" for event in failed)
 
 
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """What a soak that goes on has behind it."""
+
+    began: datetime
+    cycles: int
+    cursors: Mapping[str, str | None]
+
+
 @contextmanager
 def soak(
-    world: World, dagster_home: Path, *, history: timedelta, outages: list[Outage], dagster_every: int
+    world: World,
+    dagster_home: Path,
+    *,
+    history: timedelta,
+    outages: list[Outage],
+    dagster_every: int,
+    behind: Behind | None = None,
 ) -> Iterator[Soak]:
-    """The installation of this environment with its past recorded, ready for its first cycle."""
+    """The installation of this environment with its past recorded, ready for its first cycle, or for its next."""
     definitions = build_defs(load_settings())
     with dg.DagsterInstance.from_config(str(dagster_home)) as instance:
         repository = definitions.get_repository_def()
-        now = hour_of(datetime.now(UTC))
-        _record_history(repository, instance, now - history, now)
-        began = slot_of(datetime.now(UTC)) + SLOT
-        with time_machine.travel(began, tick=True) as travelled:
+        open_installation().warehouse.migrate()
+        if behind is None:
+            now = hour_of(datetime.now(UTC))
+            _record_history(repository, instance, now - history, now)
+            behind = Behind(began=slot_of(datetime.now(UTC)) + SLOT, cycles=0, cursors={})
+        with time_machine.travel(behind.began + behind.cycles * SLOT, tick=True) as travelled:
             yield Soak(
                 world=world,
                 instance=instance,
-                began=began,
+                began=behind.began,
+                cycles=behind.cycles,
+                cursors=dict(behind.cursors),
                 outages=outages,
                 definitions=definitions,
                 repository=repository,
@@ -279,7 +305,6 @@ def _record_history(
     repository: dg.RepositoryDefinition, instance: dg.DagsterInstance, start: datetime, end: datetime
 ) -> None:
     """What `orcha up` does first."""
-    open_installation().warehouse.migrate()
     look_back = {"config": {"hours": (end - start) // HOUR}}
     result = repository.get_job(RECORD_HISTORY).execute_in_process(
         instance=instance,

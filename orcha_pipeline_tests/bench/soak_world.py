@@ -73,10 +73,10 @@ class World:
         """Let the time until `moment` pass at once."""
         self._http.post("/clock", json={"advance_to": moment.isoformat()}).raise_for_status()
 
-    def begin(self, outage: Outage) -> None:
-        """Make it happen from now on; it ends by itself."""
+    def begin(self, outage: Outage, *, already: timedelta = timedelta(0)) -> None:
+        """Make it happen from now on, `already` of it being over; it ends by itself."""
         for door in outage.doors:
-            fault = {"node": door, "kind": outage.kind, "seconds": outage.lasts.total_seconds()}
+            fault = {"node": door, "kind": outage.kind, "seconds": (outage.lasts - already).total_seconds()}
             self._http.post("/faults", json=fault).raise_for_status()
 
 

@@ -14,13 +14,17 @@ CYCLES = 16
 
 
 def test_every_slot_is_decided_no_rule_is_broken_and_no_handle_stays_open_and_each_fault_is_one_alert(tmp_path):
-    # In a process of its own, whose handles are the soak's alone.
+    # In a process of its own, whose handles are the soak's alone; then in another, which goes on from there.
     report = tmp_path / "soak.json"
-    command = [sys.executable, "-m", "orcha_pipeline_tests.bench.soak", "--home", str(tmp_path), "--json", str(report)]
-    command += ["--days", str(CYCLES / 96), "--history-days", "2", "--dagster-every", "8", "--squeeze", "12"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    assert ended.returncode == 0, ended.stderr
+    command = [sys.executable, "-m", "orcha_pipeline_tests.bench.soak", "--json", str(report)]
+    command += ["--home", str(tmp_path / "played"), "--keep", str(tmp_path / "kept")]
+    command += ["--history-days", "2", "--dagster-every", "8", "--squeeze", "12"]
+    for cycles in (CYCLES // 2, CYCLES):
+        whole = [*command, "--days", str(cycles / 96)]
+        ended = subprocess.run(whole, capture_output=True, text=True, timeout=600, check=False)
+        assert ended.returncode == 0, ended.stderr
     found = json.loads(report.read_text())
+    assert found["about"]["processes"] == [0, CYCLES // 2]
     assert found["failed"] == 0
     assert found["breaches"] == []
     assert found["uptime"] == {"decided": CYCLES, "slots": CYCLES}

@@ -21,6 +21,7 @@ def log_json(found: DecisionLog) -> dict[str, Any]:
         "reallocations": found.changed,
         "holds": found.held,
         "decisions": [story_json(one) for one in found.stories],
+        "restarts": [{name: _told(value) for name, value in asdict(one).items()} for one in found.restarts],
         "last_30_days": asdict(found.record),
     }
 

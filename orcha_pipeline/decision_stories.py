@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from orcha_pipeline.errors import OrchaError
 from orcha_pipeline.installation import Installation
 from orcha_pipeline.model import HOUR, Verdict
-from orcha_pipeline.warehouse import decisions, permissions, reversals
+from orcha_pipeline.warehouse import decisions, healings, permissions, reversals
 from orcha_pipeline.warehouse.decisions import (
     ApplicationRow,
     Connection,
@@ -18,6 +18,7 @@ from orcha_pipeline.warehouse.decisions import (
     StepRow,
     SwitchingRecord,
 )
+from orcha_pipeline.warehouse.healings import HealingRow
 from orcha_pipeline.warehouse.permissions import ApprovalRow
 from orcha_pipeline.warehouse.reversals import ReversalRow
 
@@ -42,7 +43,10 @@ class Story:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionLog:
-    """Decisions of a stretch of time, the latest first. `held`: those to hold, left out unless `every`."""
+    """Decisions of a stretch of time, the latest first. `held`: those to hold, left out unless `every`.
+
+    `restarts`: what self-healing did to their hosts meanwhile, the latest first.
+    """
 
     stories: tuple[Story, ...]
     hosts: tuple[str, ...]
@@ -52,6 +56,7 @@ class DecisionLog:
     changed: int
     held: int
     record: SwitchingRecord
+    restarts: tuple[HealingRow, ...] = ()
 
     @property
     def left_out(self) -> int:
@@ -95,6 +100,7 @@ def log(installation: Installation, *, host: str | None, since: timedelta, limit
             changed=counts[Verdict.REALLOCATE],
             held=counts[Verdict.HOLD],
             record=decisions.switching_record(connection, hosts, until - RECORD),
+            restarts=tuple(one for one in reversed(healings.healings_since(connection, start)) if one.host in hosts),
         )
 
 

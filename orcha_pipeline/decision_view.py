@@ -21,6 +21,7 @@ from orcha_pipeline.warehouse.decisions import (
     DecisionRow,
     SwitchingRecord,
 )
+from orcha_pipeline.warehouse.healings import HealingRow
 
 UNKNOWN = "unknown"
 NOT_TOLD = "not on record: an earlier version of Orcha decided this"
@@ -265,10 +266,21 @@ def log_view(found: DecisionLog, *, width: int) -> RenderableType:
     if found.held and not found.every:
         some = "1 decision to hold is" if found.held == 1 else f"{found.held} decisions to hold are"
         parts.append(Text(f"{some} not shown: --all shows them."))
+    if found.restarts:
+        parts += _section("Nodes that self-healing restarted", [Text(_restart_in_words(one)) for one in found.restarts])
+        parts.append(Text())
     parts.append(Text(_record_in_words(found.record)))
     if found.stories:
         parts.append(Text("`orcha explain ID` tells one of them in full."))
     return Group(*parts)
+
+
+def _restart_in_words(one: HealingRow) -> str:
+    came_of_it = f"{one.status}: {one.reason}" if one.reason else f"{one.status}: what came of it is not known yet"
+    return (
+        f"{one.started_at:%m-%d %H:%M}  {one.node} ({one.host}), away since {one.away_since:%m-%d %H:%M}, restart "
+        f"{one.restarts_before + 1} of {one.restarts_per_month} a month; {came_of_it}"
+    )
 
 
 def _log_table(stories: Iterable[Story]) -> Table:

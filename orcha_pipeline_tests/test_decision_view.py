@@ -4,7 +4,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from orcha_pipeline.decision_stories import DecisionLog, Story, span_of
+from orcha_pipeline.clock import FixedClock
+from orcha_pipeline.decision_json import log_json
+from orcha_pipeline.decision_stories import DecisionLog, Story, log, span_of
 from orcha_pipeline.decision_view import (
     decision_table,
     explanation,
@@ -14,6 +16,7 @@ from orcha_pipeline.decision_view import (
 )
 from orcha_pipeline.errors import OrchaError
 from orcha_pipeline.model import HOUR, ApplicationStatus, Gate, Mode, Verdict
+from orcha_pipeline.warehouse import healings
 from orcha_pipeline.warehouse.decisions import (
     ApplicationRow,
     DecidedAllocation,
@@ -22,7 +25,9 @@ from orcha_pipeline.warehouse.decisions import (
     StepRow,
     SwitchingRecord,
 )
+from orcha_pipeline.warehouse.healings import HealingRow, HealingStatus
 from orcha_pipeline.warehouse.permissions import ApprovalRow
+from orcha_pipeline_tests.rig import installation
 
 
 def line(**changes):
@@ -414,3 +419,50 @@ def test_an_empty_list_says_so():
     text = listed(record=SwitchingRecord(0, 0, None, 0.0, 0.0))
     assert "none" in text
     assert "No change of the last 30 days has been measured yet." in text
+
+
+RESTART = HealingRow(
+    healing_id="1",
+    node="golem-1",
+    host="box",
+    alert_id="2",
+    mode=Mode.AUTO,
+    away_since=AT,
+    restarts_before=1,
+    restarts_per_month=8,
+    started_at=AT + timedelta(minutes=31),
+    answers_by=AT + timedelta(minutes=46),
+    dagster_run_id="3",
+    ended_at=AT + timedelta(minutes=33),
+    status=HealingStatus.HEALED,
+    reason="It works again.",
+)
+
+
+def test_what_self_healing_restarted_is_listed_with_what_came_of_it():
+    told = "03-01 12:36  golem-1 (box), away since 03-01 12:05, restart 2 of 8 a month; healed: It works again."
+    assert told in listed(STORY, restarts=(RESTART,))
+    begun = replace(RESTART, ended_at=None, status=HealingStatus.INTENDED, reason="")
+    assert "intended: what came of it is not known yet" in listed(restarts=(begun,))
+    assert "restarted" not in listed(STORY)
+
+
+def test_restarts_of_the_hosts_and_of_the_time_asked_for_are_read(tmp_path):
+    home = installation(tmp_path, FixedClock(AT + 3 * HOUR), ["golem-1"])
+    (host,) = home.settings.hosts
+    rows = [
+        replace(RESTART, healing_id=name, host=where, started_at=at)
+        for name, where, at in (
+            ("old", host.name, AT - HOUR),
+            ("first", host.name, AT + HOUR),
+            ("last", host.name, AT + 2 * HOUR),
+            ("elsewhere", "another", AT + HOUR),
+        )
+    ]
+    with home.warehouse.write() as connection:
+        for row in rows:
+            healings.begin(connection, row)
+    found = log(home, host=None, since=3 * HOUR, limit=20, every=False)
+    assert [one.healing_id for one in found.restarts] == ["last", "first"]
+    assert [one["healing_id"] for one in log_json(found)["restarts"]] == ["last", "first"]
+    assert log_json(found)["restarts"][0]["started_at"] == "2026-03-01T14:05:00Z"

@@ -113,6 +113,7 @@ def _stands(name: str, adapter: Adapter, step: StepRow) -> Finding | None:
         with time_budget(adapter.settings.timeout_seconds):
             reading = adapter.allocation()
             lever = next((lever for lever in adapter.levers() if lever.name == step.lever), None)
+            waits = adapter.pending_change()
     except OrchaError as error:
         return Finding("nodes", Status.BROKEN, f"{name} cannot be read: {error}")
     except Exception as error:  # noqa: BLE001 (a plug-in fails in any way)
@@ -120,7 +121,7 @@ def _stands(name: str, adapter: Adapter, step: StepRow) -> Finding | None:
     if reading.value is None or step.read_back is None or lever is None:
         return Finding("nodes", Status.NOTE, f"{name} does not tell where its {step.lever} stands")
     if abs(reading.value - step.read_back) <= lever.step / 2:
-        return None
+        return Finding("nodes", Status.NOTE, f"{name} stands where it was left, but {waits}") if waits else None
     told = f"{name} stands at {reading.value:g} {lever.unit}, but was left at {step.read_back:g}"
     return Finding(
         "nodes", Status.NOTE, f"{told} on {step.started_at:%Y-%m-%d %H:%M} UTC: it was changed by someone else"

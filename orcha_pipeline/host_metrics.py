@@ -30,7 +30,7 @@ def _reads(data_folder: Path) -> dict[str, _Read]:
         "memory_used_bytes": lambda: float(psutil.virtual_memory().total - psutil.virtual_memory().available),
         "memory_total_bytes": lambda: float(psutil.virtual_memory().total),
         "disk_used_bytes": lambda: float(psutil.disk_usage(str(_existing(data_folder))).used),
-        "disk_total_bytes": lambda: float(psutil.disk_usage(str(_existing(data_folder))).total),
+        "disk_total_bytes": lambda: _usable_disk(data_folder),
         "network_received_bytes_total": lambda: _network("bytes_recv"),
         "network_sent_bytes_total": lambda: _network("bytes_sent"),
         "load_average_1m": lambda: psutil.getloadavg()[0],
@@ -52,6 +52,12 @@ def _cpu_seconds(*, idle: bool) -> float:
     # Linux counts a guest's time in `user` and `nice` too.
     twice = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
     return resting if idle else sum(times) - resting - twice
+
+
+def _usable_disk(data_folder: Path) -> float:
+    disk = psutil.disk_usage(str(_existing(data_folder)))
+    # Many file systems keep blocks for root: by their whole size a full disk would have room left.
+    return float(disk.used + disk.free)
 
 
 def _network(counter: str) -> float:

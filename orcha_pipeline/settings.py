@@ -524,6 +524,8 @@ class AnomalySettings(Section):
     """A score that will be below what its protocol asks within so many days."""
     invoice_days: Amount = 3.0
     """So long an accepted invoice may wait for its payment."""
+    doubtful_percent: Annotated[float, Field(ge=0, le=100)] = 10.0
+    """More of what was earned lately than this that may never be paid."""
     low_gas_pol: Amount = 1.0
     """Less POL than this in a wallet. Below the node's own `minimum_pol` it is in danger."""
     gas_days: Amount = 7.0

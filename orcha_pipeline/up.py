@@ -32,6 +32,7 @@ from orcha_pipeline.lost_runs import end_lost_runs
 from orcha_pipeline.model import HOUR, hour_of
 from orcha_pipeline.permission_commands import pause_line
 from orcha_pipeline.settings import MLFLOW_VIEW
+from orcha_pipeline.settings_file import load_settings
 from orcha_pipeline.sqlite_files import make_shrinkable
 from orcha_pipeline.supervisor import Service, Supervisor, instance_lock, require_free_port
 from orcha_pipeline.warehouse import decisions
@@ -357,7 +358,9 @@ def up(installation: Installation, console: Console, *, config: Path | None, onc
         console.print(f"[green]✓[/] Warehouse: {settings.warehouse_path}{' (new)' if made else ''}")
         lookout = Lookout(lambda: look(installation))
         stack.callback(lookout.close)
-        postman = stack.enter_context(Postman(installation, Courier()))
+        postman = stack.enter_context(
+            Postman(installation, Courier(), read_settings=lambda: load_settings(config).alerts)
+        )
         supervisor = stack.enter_context(Supervisor())
         page = HealthPage(lookout, services=supervisor.states, idle_seconds=supervisor.idle_seconds)
         stack.enter_context(serve(page.app(), settings.services.health_port))

@@ -134,6 +134,9 @@ class FakeNode(Adapter):
         self._answer()
         return [LEVER]
 
+    def pending_change(self) -> str | None:
+        return ""
+
     def apply(self, lever: str, value: float) -> AppliedChange:
         self.before_apply()
         if error := self.fails_to_apply():

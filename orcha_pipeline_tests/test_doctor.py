@@ -106,6 +106,14 @@ def test_a_node_that_someone_else_has_moved_is_told_of(installed, nodes):
     assert "a stands at 44 unit, but was left at 30 on 2026-03-05 12:05 UTC" in told(installed, Status.NOTE)["nodes"]
 
 
+def test_a_change_that_waits_in_a_nodes_settings_is_told_of(installed, nodes, monkeypatch):
+    monkeypatch.setattr(
+        nodes["a"], "pending_change", lambda: "config.yaml says 44 GB, which it takes at its next start"
+    )
+    text = told(installed, Status.NOTE)["nodes"]
+    assert text == "a stands where it was left, but config.yaml says 44 GB, which it takes at its next start"
+
+
 @pytest.mark.parametrize("error", [NodeConnectionError("a", "connection refused"), ZeroDivisionError("secret")])
 def test_a_node_that_cannot_be_read_is_broken_and_its_bug_keeps_its_secret(installed, nodes, error):
     nodes["a"].fails = lambda: error

@@ -37,6 +37,13 @@ def test_a_data_folder_that_is_not_there_yet_is_measured_by_its_parent(tmp_path)
     assert values(tmp_path / "not" / "yet")["disk_total_bytes"].value == values(tmp_path)["disk_total_bytes"].value
 
 
+def test_blocks_that_are_kept_for_root_are_no_room(tmp_path, monkeypatch):
+    disk = type(psutil.disk_usage("/"))
+    monkeypatch.setattr(psutil, "disk_usage", lambda _: disk(total=1000, used=950, free=0, percent=100.0))
+    found = values(tmp_path)
+    assert (found["disk_used_bytes"].value, found["disk_total_bytes"].value) == (950.0, 950.0)
+
+
 @pytest.mark.parametrize("answer", [None, OSError("no /proc/net/dev")])
 def test_a_metric_the_machine_does_not_give_is_unknown_and_the_rest_stand(tmp_path, monkeypatch, answer):
     def counters():

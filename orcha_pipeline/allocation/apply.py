@@ -16,7 +16,7 @@ from orcha_pipeline.installation import Installation
 from orcha_pipeline.model import ApplicationStatus, Mode, Verdict
 from orcha_pipeline.protocols.base import Adapter
 from orcha_pipeline.settings import Settings
-from orcha_pipeline.warehouse import decisions, permissions
+from orcha_pipeline.warehouse import decisions, healings, permissions
 from orcha_pipeline.warehouse.connection import Warehouse
 from orcha_pipeline.warehouse.decisions import ApplicationRow, Connection, DecisionRow
 
@@ -93,8 +93,8 @@ def _asked_for(connection: Connection, decision_id: str) -> DecisionRow:
 
 def why_not_now(connection: Connection, row: DecisionRow, settings: Settings, now: datetime) -> str:
     """What stands against carrying out a decision by now; empty where nothing does."""
-    if paused := _paused(connection):
-        return paused
+    if busy := _paused(connection) or _restarted(connection, row.host):
+        return busy
     moved = {change.node for change in changes_of(row)}
     for node, mode in settings.modes.items():
         if node in moved and mode.freedom < (row.mode or Mode.AUTO).freedom:
@@ -131,6 +131,12 @@ def _paused(connection: Connection) -> str:
     """That the operator has stopped all changes; empty where he has not."""
     pause = permissions.pause_in_force(connection)
     return f"{pause.told()}." if pause else ""
+
+
+def _restarted(connection: Connection, host: str) -> str:
+    """That nobody knows yet what came of a restart on this host; empty where there is none of these."""
+    nodes = sorted({healing.node for healing in healings.without_end(connection) if healing.host == host})
+    return f"What came of the restart of {', '.join(nodes)} is not known yet." if nodes else ""
 
 
 def _apply(

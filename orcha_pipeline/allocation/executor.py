@@ -386,7 +386,7 @@ class _Application:
             left_at = next(step.read_back for step in self._steps if step.node == move.change.node)
             step = self._intended("rollback", move, previous=left_at, requested=move.change.value_from)
             self._write(self._journal.step_intended, step)
-            if only_where_needed and self._stands_at(move):
+            if only_where_needed and self._stands_at(move, surely=True):
                 finished = self._finished(step, move.change.value_from, "")
             else:
                 finished = self._undone(step, move)
@@ -420,16 +420,23 @@ class _Application:
                 step, None, f"left where it is, for setting it back would exceed the host's {exceeded}"
             )
         finished = self._acted(step, move)
-        if finished.status == "failed" and self._stands_at(move):
+        if finished.status == "failed" and self._stands_at(move, surely=False):
             # The answer was lost, the change was not: what the node itself shows is what counts.
             finished = self._finished(step, move.change.value_from, "")
         return finished
 
-    def _stands_at(self, move: _Move) -> bool:
-        """Whether a node reads as standing where it stood before the application."""
+    def _stands_at(self, move: _Move, *, surely: bool) -> bool:
+        """Whether a node reads as standing where it stood before the application, with nothing else in its settings.
+
+        What waits there would come into force with some later restart, unknown to anybody. `surely`: not where nothing
+        tells of it either.
+        """
+        adapter = self._adapters[move.change.node]
         try:
-            value = self._adapters[move.change.node].allocation().value
+            value, waits = adapter.allocation().value, adapter.pending_change()
         except Exception:  # noqa: BLE001 -- unknown is not restored: the step stays failed with its own error
+            return False
+        if waits or (waits is None and surely):
             return False
         return value is not None and abs(value - move.change.value_from) <= move.tolerance
 

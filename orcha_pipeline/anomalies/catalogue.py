@@ -212,7 +212,7 @@ INVOICES_AGEING = Rule(
     severity=WARNING,
     says="invoices are unpaid or not accepted for longer than is usual",
     remedy="Look at the oldest with `yagna payment invoice status`; block requestors that do not pay.",
-    settings=("anomalies.invoice_days",),
+    settings=("anomalies.invoice_days", "anomalies.doubtful_percent"),
 )
 LOW_GAS = Rule(
     id="low-gas",

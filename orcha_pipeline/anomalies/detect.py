@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -12,6 +13,7 @@ import pandas as pd
 from orcha_pipeline.anomalies import rules_earnings, rules_node, rules_orcha, rules_protocol
 from orcha_pipeline.anomalies.anomaly import Anomaly
 from orcha_pipeline.anomalies.catalogue import (
+    NODE_AT_RISK,
     SERIES_EARNINGS,
     SERIES_LATENCY,
     SERIES_PRICE,
@@ -22,11 +24,12 @@ from orcha_pipeline.anomalies.catalogue import (
 )
 from orcha_pipeline.anomalies.isolation_forest import FEATURES, HourScore, node_features, score_latest
 from orcha_pipeline.anomalies.known import HISTORY, Known, Place
-from orcha_pipeline.anomalies.rules_earnings import SAME_HOUR_DAYS, HourEarned, Hours, same_hour_median
+from orcha_pipeline.anomalies.rules_earnings import LASTING, SAME_HOUR_DAYS, HourEarned, Hours, same_hour_median
 from orcha_pipeline.anomalies.rules_host import disk_filling
 from orcha_pipeline.anomalies.rules_protocol import Owed
 from orcha_pipeline.anomalies.trend import SPANS, Samples
 from orcha_pipeline.anomalies.watched_series import series_anomaly
+from orcha_pipeline.earnings import MAX_GAP
 from orcha_pipeline.model import HOUR, HealthReading, HealthState, hour_of, utc
 from orcha_pipeline.settings import AnomalySettings
 from orcha_pipeline.warehouse.anomaly_inputs import Standing
@@ -134,10 +137,8 @@ def _of_health(node: _Node, now: datetime, settings: AnomalySettings) -> list[An
         return []
     name, host = node.name, node.place.host
     reading = _reading(node.health.iloc[-1])
-    scores = _scores(node.health[node.health["observed_at"] > now - SCORES_OF])
-    return [
-        rules_node.health_anomaly(name, reading, at=now, host=host),
-        rules_node.clock_skew(name, reading.scores, at=now, seconds=settings.clock_skew_seconds, host=host),
+    scores = _scores(_lately_told(node.health, now))
+    dangers = [
         rules_protocol.score_falling(name, node.place.protocol, scores, at=now, days=settings.score_days, host=host),
         rules_protocol.flagged(name, reading.scores, at=now, host=host),
         rules_protocol.slashed(name, scores, at=now, host=host),
@@ -149,8 +150,25 @@ def _of_health(node: _Node, now: datetime, settings: AnomalySettings) -> list[An
             days=settings.gas_days,
             host=host,
         ),
+    ]
+    return [
+        *_one_danger(rules_node.health_anomaly(name, reading, at=now, host=host), dangers),
+        rules_node.clock_skew(name, reading.scores, at=now, seconds=settings.clock_skew_seconds, host=host),
         rules_protocol.token_expiring(name, reading.scores, at=now, days=settings.token_days, host=host),
     ]
+
+
+def _one_danger(health: Anomaly | None, dangers: Sequence[Anomaly | None]) -> list[Anomaly | None]:
+    """That a node is at risk, within the gravest of the dangers that are told by name: it is their being so.
+
+    Nothing is lost by it: the planner goes by the node's state, and what else puts it at risk is in the evidence.
+    """
+    told = [danger for danger in dangers if danger is not None]
+    if health is None or health.rule != NODE_AT_RISK.id or not told:
+        return [health, *told]
+    worst = max(told, key=lambda danger: danger.severity.rank)
+    others = [danger for danger in told if danger is not worst]
+    return [replace(worst, severity=health.severity, evidence=f"{worst.evidence}; {health.evidence}"), *others]
 
 
 def _reading(row: "pd.Series[Any]") -> HealthReading:
@@ -161,6 +179,12 @@ def _reading(row: "pd.Series[Any]") -> HealthReading:
         latency_seconds=_number(row["latency_seconds"]),
         scores=json.loads(row["scores"]),
     )
+
+
+def _lately_told(health: pd.DataFrame, now: datetime) -> pd.DataFrame:
+    """The readings of `SCORES_OF`, and the last before them that told scores: what changed since is seen beside it."""
+    old = health["observed_at"] <= now - SCORES_OF
+    return pd.concat([health[old & (health["scores"] != "{}")].tail(1), health[~old]])
 
 
 def _scores(readings: pd.DataFrame) -> dict[str, list[tuple[datetime, float]]]:
@@ -180,8 +204,16 @@ def _of_standing(
     owed = [
         Owed(kind=s.kind, account=s.account, amount=s.amount, unit=s.unit, oldest_at=s.oldest_at) for s in standings
     ]
-    days = settings.invoice_days
-    return [rules_protocol.invoices_ageing(node.name, owed, at=now, days=days, host=node.place.host)]
+    return [
+        rules_protocol.invoices_ageing(
+            node.name,
+            owed,
+            at=now,
+            days=settings.invoice_days,
+            percent=settings.doubtful_percent,
+            host=node.place.host,
+        )
+    ]
 
 
 # --- a node's hours
@@ -226,11 +258,11 @@ def _judged(node: _Node, before: JudgedHour | None, seed: int) -> JudgedHour | N
 
 
 def _of_series(node: _Node, now: datetime) -> list[Anomaly | None]:
-    """What its series say of their last hour. Nobody need be told of the silence of a node that is known to be away."""
+    """What its series say of their last hour. Of hours in which the node was away, or nobody read it, none is news."""
     name, host = node.name, node.place.host
     hours = pd.date_range(node.past.index[0], hour_of(now) - HOUR, freq="h")
     watched: list[tuple[Rule, dict[str, pd.Series]]] = [(SERIES_YIELD, {"yield": node.past["yield_usd"]})]
-    if not _was_away(node, now):
+    if not (_was_away(node, now) or _was_unread(node, now)):
         # At full share where that is known: a share that is changed is no event of the node's.
         known = node.past["yield_native"].notna().mean() > 0.5
         what, column = ("native earnings at full share", "yield_native") if known else ("native earnings", "net_native")
@@ -257,6 +289,14 @@ def _was_away(node: _Node, now: datetime) -> bool:
     """Whether it was away in the last hours: what it did not tell then is no news of its own."""
     lately = node.health[node.health["observed_at"] > now - LATEST]
     return bool(lately["state"].isin([HealthState.UNREACHABLE.value, HealthState.ERROR.value]).any())
+
+
+def _was_unread(node: _Node, now: datetime) -> bool:
+    """Whether nobody read it for long in the last hours: Orcha was away itself, and those hours stay unknown."""
+    read = node.health["observed_at"]
+    # The last reading before them counts: the gap may have begun with it.
+    times = [*read[read <= now - LATEST].tail(1), *read[read > now - LATEST], now]
+    return any(later - at > MAX_GAP for at, later in pairwise(times))
 
 
 def _native(node: _Node) -> Hours:
@@ -353,25 +393,39 @@ def _earned(node: str, past: pd.DataFrame, forecasts: pd.DataFrame) -> HourEarne
         (pair for column in ("yield_native", "net_native") if (pair := _against_past(past, column, hour))), None
     )
     ratio = native[0] / native[1] if native and native[1] > 0 else None
-    promised = forecasts[(forecasts["hour"] == hour) & (forecasts["issued_at"] < hour + HOUR)]
+    promised = _promised(forecasts, hour)
     yielded = _number(past["yield_usd"].iloc[-1])
-    if yielded is not None and not promised.empty:
-        last = promised.sort_values("issued_at").iloc[-1]
+    if yielded is not None and promised is not None:
         return HourEarned(
             node=node,
             hour=when,
             earned=yielded,
-            expected=_number(last["p50"]),
+            expected=_number(promised["p50"]),
             unit="USD at full share",
-            source=f"forecast of {last['issued_at']:%Y-%m-%d %H:%M}",
+            source=f"forecast of {promised['issued_at']:%Y-%m-%d %H:%M}",
             native_ratio=ratio,
-            low=_number(last["p10"]),
+            low=_number(promised["p10"]),
+            before=[_beside_promise(past, forecasts, hour - ago * HOUR) for ago in range(LASTING - 1, 0, -1)],
         )
     for pair, unit in ((native, "native units"), (_against_past(past, "net_usd", hour), "USD")):
         if pair:
             source = f"median of the same hour in the past {SAME_HOUR_DAYS} days"
             return HourEarned(node=node, hour=when, earned=pair[0], expected=pair[1], unit=unit, source=source)
     return None
+
+
+def _promised(forecasts: pd.DataFrame, hour: pd.Timestamp) -> "pd.Series[Any] | None":
+    """The last forecast for an hour that could not know it."""
+    issued = forecasts[(forecasts["hour"] == hour) & (forecasts["issued_at"] < hour + HOUR)]
+    return None if issued.empty else issued.sort_values("issued_at").iloc[-1]
+
+
+def _beside_promise(
+    past: pd.DataFrame, forecasts: pd.DataFrame, hour: pd.Timestamp
+) -> tuple[float | None, float | None]:
+    """What an hour yielded in USD, and what its forecast said."""
+    promised = _promised(forecasts, hour)
+    return _number(past["yield_usd"].get(hour)), None if promised is None else _number(promised["p50"])
 
 
 def _against_past(past: pd.DataFrame, column: str, hour: pd.Timestamp) -> tuple[float, float] | None:

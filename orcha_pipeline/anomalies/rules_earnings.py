@@ -16,6 +16,8 @@ NEARLY_NOTHING = 0.80
 """Part of the expectation that must be missing before a drop is critical."""
 FAR = 2.0
 """What lies so many times as far below the expectation as its tenth percentile is no chance any more."""
+LASTING = 3
+"""So many hours in a row that fall short are no chance any more, however unsure the expectation."""
 SAME_HOUR_DAYS = 7
 """How many past days tell what an hour of the day earns."""
 MIN_SAME_HOURS = 3
@@ -32,7 +34,8 @@ class HourEarned:
     """What one node earned in one hour and what was expected of it, in one unit: USD or native, at full share or not.
 
     `native_ratio` is earned to expected in native units where both are known: it tells a fall in price from a fall in
-    earnings. `low` is what one hour in ten falls below, where the expectation tells.
+    earnings. `low` is what one hour in ten falls below, where the expectation tells. `before` are the hours just before
+    it, the latest last: earned and expected, in the same unit.
     """
 
     node: str
@@ -43,6 +46,7 @@ class HourEarned:
     source: str
     native_ratio: float | None = None
     low: float | None = None
+    before: Sequence[tuple[float | None, float | None]] = ()
 
 
 def same_hour_median(past: Sequence[float | None]) -> float | None:
@@ -55,13 +59,13 @@ def earnings_drop(hour: HourEarned, *, at: datetime, percent: float, host: str |
     """`earnings-drop`: an hour earned more than `percent` less than expected. The score is the missing part.
 
     Where native earnings held and only their price fell, this is information, not a fault of the node; so it is where
-    the hour lies within `FAR` times the distance to the expectation's low end, as some hour of each week does.
+    the hour lies within `FAR` times the distance to the expectation's low end, as some hour of each week does, unless
+    it is the `LASTING`th in a row to fall short. What its low end allows is never critical.
     """
-    if hour.earned is None or hour.expected is None or hour.expected <= 0:
+    missing = _missing(hour.earned, hour.expected)
+    if hour.earned is None or hour.expected is None or missing <= percent / 100:
         return None
-    missing = 1 - hour.earned / hour.expected
-    if missing <= percent / 100:
-        return None
+    lasting = [_missing(*one) > percent / 100 for one in hour.before[1 - LASTING :]] == [True] * (LASTING - 1)
     evidence = (
         f"earned {hour.earned:.4g} {hour.unit} in the hour from {hour.hour:%Y-%m-%d %H:%M} UTC "
         f"where {hour.expected:.4g} were expected ({hour.source}): {100 * missing:.0f} % less"
@@ -69,14 +73,23 @@ def earnings_drop(hour: HourEarned, *, at: datetime, percent: float, host: str |
     if hour.native_ratio is not None and hour.native_ratio >= 1 - percent / 100:
         evidence += "; in its own token it earned as usual, so the price fell or was forecast too high"
         severity, remedy = Severity.INFO, "Nothing is wrong with the node; the next plans follow the price."
-    elif hour.low is not None and hour.earned >= hour.expected - FAR * (hour.expected - hour.low):
+    elif hour.low is not None and hour.earned >= hour.expected - FAR * (hour.expected - hour.low) and not lasting:
         evidence += f"; one hour in ten was expected to earn less than {hour.low:.4g}, so that this may be chance"
         severity, remedy = Severity.INFO, "Nothing need be done unless it lasts."
     else:
-        severity, remedy = Severity.CRITICAL if missing >= NEARLY_NOTHING else Severity.WARNING, ""
+        allowed = hour.low is not None and hour.earned >= hour.low
+        severity = Severity.CRITICAL if missing >= NEARLY_NOTHING and not allowed else Severity.WARNING
+        remedy = ""
+    if lasting:
+        evidence += f"; the {LASTING - 1} hours before it fell short as well"
     return EARNINGS_DROP.found(
         hour.node, evidence, at=at, host=host, severity=severity, score=missing, remedy=remedy, since=hour.hour
     )
+
+
+def _missing(earned: float | None, expected: float | None) -> float:
+    """The part of what was expected that is missing; 0 where nothing was, or either is unknown."""
+    return 0.0 if earned is None or expected is None or expected <= 0 else 1 - earned / expected
 
 
 def flatline(
@@ -84,10 +97,13 @@ def flatline(
 ) -> Anomaly | None:
     """`earnings-flatline`: the last `hours` or more earned exactly the same, twice as long as ever before.
 
-    A node that is paid by a fixed rate repeats itself for days, and one without work earns nothing for hours: only
-    what is new of a node is told. `end` is when the last hour ended. The score is how many hours it lasts.
+    A node that is paid by a fixed rate repeats itself for days: only what is new of a node is told. Nothing, hour after
+    hour, is silence, no repeated answer, and has rules of its own. `end` is when the last hour ended. The score is how
+    many hours it lasts.
     """
     run = _run(earned)
+    if run and earned[-1] == 0:
+        return None
     before = [value for value in earned[: len(earned) - run] if value is not None]
     if run < hours or len(before) < MIN_PAST_HOURS or run < 2 * _longest_run(earned[: len(earned) - run]):
         return None

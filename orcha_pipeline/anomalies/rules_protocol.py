@@ -4,9 +4,11 @@ What a protocol does not tell has no rule for it: Golem and Streamr give a node 
 as an error of the payment driver (`node-error`), and only Grass's token carries the time at which it expires.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 from orcha_pipeline.anomalies.anomaly import Anomaly, Severity
 from orcha_pipeline.anomalies.catalogue import (
@@ -32,9 +34,16 @@ CLIFFS: Mapping[str, Mapping[str, Sequence[tuple[float, str]]]] = {
 SOON = 1.0
 """Days: what is so near is critical."""
 PENALTY_TOLD_FOR = DAY
+DISQUALIFIED_TOLD_FOR = 7 * DAY
+"""It is for good, and a node may earn on for years on the satellites that remain."""
 FLAGS = {"open_flags": "open flag", "suspended_satellites": "suspension"}
+EARNED = frozenset({BalanceKind.ACCRUED, BalanceKind.PENDING, BalanceKind.SETTLED, BalanceKind.DOUBTFUL})
+"""Where what was earned in the time that balances tell of stands, apart from what is lost."""
 GAS = "pol"
 TOKEN = "token_seconds_left"  # noqa: S105 (the score's name)
+DISQUALIFIED = "disqualified_satellites"
+DISQUALIFIED_DAYS = "days_since_disqualified"
+"""Since the last of them did so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,37 +93,66 @@ def flagged(node: str, scores: Mapping[str, float], *, at: datetime, host: str |
 
 
 def slashed(node: str, scores: Mapping[str, Samples], *, at: datetime, host: str | None = None) -> Anomaly | None:
-    """`node-slashed`: stake was taken within a day, or a satellite has disqualified it. The score is how often."""
+    """`node-slashed`: stake was taken, as found within a day, or a satellite has disqualified it within a week.
+
+    Where nothing tells when it was disqualified, it counts for as long as that is new here. The score is how often.
+    """
     told: list[str] = []
     count = 0.0
-    samples = [sample for sample in scores.get("slashings", ()) if sample[0] > at - PENALTY_TOLD_FOR]
-    if samples and (more := samples[-1][1] - min(value for _, value in samples)) > 0:
-        told.append(f"slashed {more:.0f} time{'s' if more > 1 else ''} in the last day, {samples[-1][1]:.0f} in all")
+    samples = scores.get("slashings", ())
+    # However long nobody read it: what was taken since the reading before is found by the first that follows.
+    grown = [
+        (since, value - before)
+        for (since, before), (moment, value) in pairwise(samples)
+        if moment > at - PENALTY_TOLD_FOR and value > before
+    ]
+    if grown:
+        more, since = sum(part for _, part in grown), grown[0][0]
+        told.append(
+            f"slashed {more:.0f} time{'s' if more > 1 else ''} since {since:%Y-%m-%d %H:%M} UTC, "
+            f"{samples[-1][1]:.0f} in all"
+        )
         count += more
-    disqualified = scores.get("disqualified_satellites", ())
-    if disqualified and (lost := disqualified[-1][1]) > 0:
+    if (lost := _disqualified(scores, at)) > 0:
         told.append(f"disqualified by {lost:.0f} satellite{'s' if lost > 1 else ''}")
         count += lost
     return NODE_SLASHED.found(node, " and ".join(told), at=at, host=host, score=count) if told else None
 
 
-def invoices_ageing(
-    node: str, owed: Sequence[Owed], *, at: datetime, days: float, host: str | None = None
-) -> Anomaly | None:
-    """`invoices-ageing`: accepted invoices wait for their payment for more than `days`, or some are doubtful by age.
+def _disqualified(scores: Mapping[str, Samples], at: datetime) -> float:
+    """How many satellites have disqualified it, where that is no old story."""
+    samples, days = scores.get(DISQUALIFIED, ()), scores.get(DISQUALIFIED_DAYS, ())
+    if not samples:
+        return 0.0
+    count, since = samples[-1][1], at - DISQUALIFIED_TOLD_FOR
+    if days:
+        return count if days[-1][1] < DISQUALIFIED_TOLD_FOR / DAY else 0.0
+    before = [value for moment, value in samples if moment <= since]
+    return count if not before or count > before[-1] else 0.0
 
-    The score is the age of the oldest in days, where it is known.
+
+def invoices_ageing(
+    node: str, owed: Sequence[Owed], *, at: datetime, days: float, percent: float, host: str | None = None
+) -> Anomaly | None:
+    """`invoices-ageing`: accepted invoices wait for their payment for more than `days`, or much is doubtful by age.
+
+    Some requestors never pay: what is doubtful is told where it is more than `percent` of what was earned on its
+    account. The score is the age of the oldest in days, where it is known.
     """
     told: list[str] = []
     ages: list[float] = []
+    earned: dict[str, float] = defaultdict(float)
+    for each in owed:
+        earned[each.account] += each.amount if each.kind in EARNED else 0.0
     for each in owed:
         age = None if each.oldest_at is None else (at - each.oldest_at) / DAY
         amount = f"{each.amount:.6g} {each.unit} ({each.account})"
         old = f", the oldest for {age:.0f} days" if age is not None else ""
         if each.amount <= 0:
             continue
-        if each.kind is BalanceKind.DOUBTFUL:
-            told.append(f"{amount} may never be paid: not accepted for a week{old}")
+        if each.kind is BalanceKind.DOUBTFUL and each.amount > percent / 100 * earned[each.account]:
+            part = f"{100 * each.amount / earned[each.account]:.0f} % of what was earned lately"
+            told.append(f"{amount}, {part}, may never be paid: not accepted for a week{old}")
         elif each.kind is BalanceKind.PENDING and age is not None and age > days:
             told.append(f"{amount} are accepted and not paid{old}")
         else:

@@ -8,6 +8,9 @@ an ordinary step led to counts less too: a daily high that is a little higher co
 
 What exceeds by `ALERTING` or more is a bound for `FORGOTTEN_AFTER`, so that only something stronger exceeds meanwhile.
 Then it is forgotten, unless it kept coming: `USUAL_AFTER` such readings within that time are a new normal.
+
+The first readings are learnt alike: what lies far apart from the others is a bound for as long, and no longer. Where
+hours are judged anew in a window that moves on, the fault of three weeks ago stands among the first ones some day.
 """
 
 from collections import deque
@@ -20,6 +23,10 @@ from orcha_pipeline.anomalies.series_expectation import Floats, rolling_mean, se
 
 WARM_UP = 200
 """Known readings of a quantity before it is judged."""
+OUTERMOST = 10
+"""Of those, so many of the highest and of the lowest are no bounds by themselves: they are learnt one by one."""
+APART = 1.0
+"""How far beyond the bounds, a fraction of their range, one of them is no lasting bound."""
 MEAN_OVER = 12
 """Readings in a rolling mean."""
 MEAN_KNOWN = 0.8
@@ -112,8 +119,7 @@ def beyond_all_before(seconds: Floats, values: Floats, weight: Floats | float) -
     amount, bound = np.zeros(len(values)), np.full(len(values), np.nan)
     known = np.flatnonzero(np.isfinite(values))
     if len(known) > WARM_UP:
-        first = values[known[:WARM_UP]]
-        limits = _Limits(float(first.min()), float(first.max()))
+        limits = _first_limits(seconds[known[:WARM_UP]], values[known[:WARM_UP]])
         rest = known[WARM_UP:]
         weights = np.broadcast_to(weight, len(values))
         for i, second, value in zip(rest.tolist(), seconds[rest].tolist(), values[rest].tolist(), strict=True):
@@ -163,6 +169,16 @@ class _Limits:
             self._strange.popleft()
         left = [value for _, value in self._strange]
         self._wide_low, self._wide_high = min([self.low, *left]), max([self.high, *left])
+
+
+def _first_limits(seconds: Floats, values: Floats) -> _Limits:
+    """The bounds that the first readings leave."""
+    ordered = np.sort(values)
+    limits = _Limits(float(ordered[OUTERMOST]), float(ordered[-1 - OUTERMOST]))
+    for second, value in zip(seconds.tolist(), values.tolist(), strict=True):
+        if not limits.low <= value <= limits.high:
+            limits.pass_by(second, value, ALERTING / APART)
+    return limits
 
 
 def _range(low: float, high: float) -> float:

@@ -5,7 +5,7 @@ Every detector tells a strength: how much of what alerts there is, 1 where it ju
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from orcha_pipeline.anomalies.series_bands import ALERTING, MEAN_OVER, Bands, Exceedance, bands
 from orcha_pipeline.anomalies.series_expectation import DAYS, Floats
 from orcha_pipeline.anomalies.series_falls import BELOW, HOURS, falls
+from orcha_pipeline.anomalies.series_learnt import SPAN, Learnt, learnt
 from orcha_pipeline.anomalies.series_runs import Bools, Runs, flatlines, outages
 
 AUTO_THRESHOLD = 0.5
@@ -88,11 +89,14 @@ def _detectors(seconds: Floats, values: Floats) -> list[_Found]:
     silence = outages(seconds, values)
     told = np.where(silence.within, np.nan, values)  # a zero that stands for silence is neither low nor stuck
     repeats, watched = flatlines(seconds, told), bands(seconds, told)
-    fallen = falls(seconds, told, watched.residual)
-    beyond = (fallen, *watched.each())
-    strengths = np.vstack([each.amount for each in beyond]) / ALERTING
+    fallen, foretold = falls(seconds, told, watched.residual), learnt(seconds, told)
+    # A low value is a drop where both expectations say so: the plain one knows no week, the learnt one no first weeks.
+    watched = replace(watched, expected=np.fmin(watched.expected, foretold.expected))
+    amounts = np.vstack([fallen.amount, *(each.amount for each in watched.each())])
+    strengths = np.vstack([np.nan_to_num(foretold.strength), amounts / ALERTING])
     strongest = only_stronger(strengths.max(axis=0, initial=0.0)) > 0
     words = (
+        _words_of_errors(foretold),
         _words_of_a_fall(fallen),
         _words_of_a_value(watched, values),
         _words_of_a_mean(watched),
@@ -139,6 +143,15 @@ def _words_of_a_fall(fallen: Exceedance) -> Words:
         now, before = 100 * fallen.values[i], 100 * fallen.bound[i]
         told = f"the last {HOURS} hours came to {now:.0f} % of what was expected of them"
         return SeriesKind.DROP, f"{told}; the least before was {before:.0f} %"
+
+    return words
+
+
+def _words_of_errors(foretold: Learnt) -> Words:
+    def words(i: int) -> tuple[SeriesKind, str]:
+        now, less = 100 * foretold.share[i], foretold.errors[i]
+        told = f"the last {SPAN} hours came to {now:.0f} % of what was expected from the series' past"
+        return SeriesKind.DROP, f"{told}, {less:.1f} standard errors less"
 
     return words
 

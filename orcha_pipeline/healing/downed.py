@@ -1,6 +1,6 @@
 """The nodes that do not answer, from what is on record and from what restarts them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from orcha_pipeline.allocation.apply import clock_jumped
@@ -12,13 +12,11 @@ from orcha_pipeline.installation import Installation
 from orcha_pipeline.model import HOUR
 from orcha_pipeline.protocols.base import Adapter
 from orcha_pipeline.protocols.http import time_budget
+from orcha_pipeline.protocols.registry import asked_elsewhere
 from orcha_pipeline.settings import NodeSettings
 from orcha_pipeline.warehouse import alert_rows, decisions, freezes, healings, permissions
 from orcha_pipeline.warehouse.alert_rows import AlertRow
 from orcha_pipeline.warehouse.decisions import Connection
-
-ASKED_ELSEWHERE = frozenset({"grass"})
-"""Protocols of which a cloud is asked, and not the node: that it does not answer tells nothing of the node."""
 
 
 def down_nodes(connection: Connection, installation: Installation, now: datetime) -> list[Down]:
@@ -32,12 +30,14 @@ def down_nodes(connection: Connection, installation: Installation, now: datetime
     if not alerts:
         return []
     everything = _forbidding(connection, installation)
-    hosts, stuck = _changed_hosts(connection), freezes.frozen(connection)
+    busy, stuck = _busy_hosts(connection), freezes.frozen(connection)
     restarts: dict[str, list[datetime]] = {}
     for row in healings.healings_since(connection, now - BUDGET_MONTH):
         restarts.setdefault(row.node, []).append(row.started_at)
     changes = decisions.steps_since(connection, now - BUDGET_MONTH)
-    readings = healings.health_since(connection, alerts, now - installation.settings.healing.after - UNREAD - HOUR)
+    # A node is away since before its alert, however often it was restarted since.
+    begun = min(now - installation.settings.healing.after, *(alert.raised_at for alert in alerts.values()))
+    readings = healings.health_since(connection, alerts, begun - UNREAD - HOUR)
     modes = installation.settings.modes
     found = [
         Down(
@@ -48,7 +48,7 @@ def down_nodes(connection: Connection, installation: Installation, now: datetime
             away_since=away_since(readings[node], now),
             restarts=restarts.get(node, ()),
             changes=changes.get(node, 0),
-            against=_against(settings[node], alert, stuck, hosts) or everything,
+            against=_against(settings[node], alert, stuck, busy) or everything,
         )
         for node, alert in alerts.items()
     ]
@@ -61,25 +61,26 @@ def _forbidding(connection: Connection, installation: Installation) -> str:
     return f"{pause.told()[0].lower()}{pause.told()[1:]}" if pause else clock_jumped(installation)
 
 
-def _changed_hosts(connection: Connection) -> set[str]:
-    """Hosts with an application that has no end."""
+def _busy_hosts(connection: Connection) -> dict[str, str]:
+    """Hosts with an application or a restart that has no end -> which, in words."""
+    restarts = {
+        row.host: f"what came of the restart of {row.node} is not known yet" for row in healings.without_end(connection)
+    }
     under_way = decisions.applications_without_end(connection)
     found = [decisions.decision(connection, application.decision_id) for application in under_way]
-    return {row.host for row in found if row is not None}
+    return restarts | {row.host: f"a change of {row.host} is under way" for row in found if row is not None}
 
 
-def _against(node: NodeSettings, alert: AlertRow, stuck: Collection[str], changed: Collection[str]) -> str:
+def _against(node: NodeSettings, alert: AlertRow, stuck: Collection[str], busy: Mapping[str, str]) -> str:
     if node.frozen:
         return "the operator has frozen it"
     if alert.group_id is not None:
         return f"none of the nodes of {node.host} answers, which no restart of a single one mends"
-    if node.protocol in ASKED_ELSEWHERE:
+    if asked_elsewhere(node.protocol):
         return f"what does not answer is the service of {node.protocol}, not the node"
     if node.name in stuck:
         return "a change of it could not be set back, so that it is left alone"
-    if node.host in changed:
-        return f"a change of {node.host} is under way"
-    return ""
+    return busy.get(node.host, "")
 
 
 def means_of(adapter: Adapter) -> Means:

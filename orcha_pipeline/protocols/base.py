@@ -47,6 +47,8 @@ class Adapter(ABC):
     options_type: ClassVar[type[AdapterOptions]] = AdapterOptions
     longest_window: ClassVar[timedelta] = timedelta(hours=24)
     """How far back `earnings` is asked after the node was away: what lies before is for counters to tell."""
+    asked_elsewhere: ClassVar[bool] = False
+    """Whether `health` asks a cloud and not the node's host: then silence tells nothing of the node."""
 
     def __init__(
         self,
@@ -114,6 +116,14 @@ class Adapter(ABC):
     def advice(self) -> Sequence[str]:
         """What the operator could do that Orcha must not or cannot do itself, with reasons and figures."""
         return ()
+
+    def pending_change(self) -> str | None:
+        """What the node's settings say of the lever that carries the share and the node has not taken yet.
+
+        It would with some later restart. Empty where nothing waits; None where nothing tells: a change that broke off
+        is then made back in any case, also where the node seems to stand where it stood.
+        """
+        return None
 
     @abstractmethod
     def apply(self, lever: str, value: float) -> AppliedChange:

@@ -285,6 +285,15 @@ class GolemAdapter(Adapter):
                 )
         return found
 
+    def pending_change(self) -> str | None:
+        """By the agent's hardware profile against the published offers, where there are any."""
+        if self._agent is None:
+            return None
+        offered, threads = self.allocation().value, self._agent.profile().threads
+        if not offered or offered == threads:
+            return ""
+        return f"the hardware profile says {threads} threads, the offers {offered:g}"
+
     def apply(self, lever: str, value: float) -> AppliedChange:
         """Write the settings and wait until every published offer shows them, or none is published any more at 0."""
         agent = self._agent

@@ -129,9 +129,9 @@ class ProviderAgent(ABC):
             for known in (before, present):
                 if known is not None and known.threads == profile.threads:
                     profile = known
-            if profile == present:
-                return
-            self._remember(self._folder / "orcha-last-profile.json", asdict(present))
+            if profile != present:
+                self._remember(self._folder / "orcha-last-profile.json", asdict(present))
+        # Also where it is there already: a provider that missed the last change to its file sees this one.
         self._write_profile(profile)
 
     def _last_profile(self) -> Profile | None:

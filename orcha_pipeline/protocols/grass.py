@@ -138,6 +138,7 @@ class GrassAdapter(Adapter):
     native_unit: ClassVar[str] = "GRASS_POINT"
     token: ClassVar[str | None] = "grass"  # noqa: S105 (the price's id)
     options_type: ClassVar[type[AdapterOptions]] = GrassOptions
+    asked_elsewhere: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -359,6 +360,10 @@ class GrassAdapter(Adapter):
             first=self.options.share_limit,
             risks=("throttling may lower the IP score, hours to days later",),
         )
+
+    def pending_change(self) -> str:
+        """Nothing: a limit of the host is in force once it is set."""
+        return ""
 
     def apply(self, lever: str, value: float) -> AppliedChange:
         """Set a limit and compare it with what the host reports."""

@@ -96,6 +96,14 @@ def tokens_of(nodes: Iterable[NodeSettings]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def asked_elsewhere(protocol: str) -> bool:
+    """Whether a cloud is asked about nodes of this protocol, and not their host; False of one that is not known."""
+    try:
+        return adapter_type(protocol).asked_elsewhere
+    except SettingsError:
+        return False  # an unknown protocol is told where its node is read
+
+
 @functools.cache
 def _plug_ins() -> tuple[Mapping[str, type[Adapter]], Mapping[str, str]]:
     found: dict[str, type[Adapter]] = {}

@@ -67,6 +67,7 @@ from orcha_pipeline.protocols.storj_config import (
     dedicated,
     floor_gb,
     ruling_variable,
+    size_gb,
     size_text,
     with_allocation,
 )
@@ -96,6 +97,8 @@ LOWEST_SUSPENSION = 0.98
 LOWEST_ONLINE = 0.92
 NOTICE_COUNTS = timedelta(days=7)
 """Operators rarely mark notices as read: an old one must not hold a node for ever."""
+DISQUALIFIED_COUNTS = timedelta(days=7)
+"""It is for good: for longer it must not hold what the node earns on the satellites that remain."""
 NOTICES_A_PAGE = 20
 NEARLY_FULL = 0.05
 """Of the allocation free. Below it, more room would be filled."""
@@ -155,22 +158,25 @@ class StorjAdapter(Adapter):
     # ------------------------------------------------------------ health
 
     def health(self) -> HealthReading:
-        """Scores are the worst over all satellites, and how many have penalized it.
+        """Scores are the worst over all satellites that have not disqualified it, and how many have penalized it.
 
         What is no danger to the reputation is told but risks nothing.
         """
         begun = perf_counter()
         dashboard = self._dashboard()
         latency = perf_counter() - begun
-        audits = self._ask(_SATELLITES, Satellites).audits
         now = self.clock.now()
-        risks = [*_satellite_risks(dashboard.satellites), *_score_risks(audits)]
+        remaining, new, old = _by_penalty(dashboard.satellites, now)
+        gone = {satellite.url for satellite in (*new, *old)}
+        audits = [each for each in self._ask(_SATELLITES, Satellites).audits if each.satellite_name not in gone]
+        risks = [*_disqualified_by(new), *_suspended_by(remaining), *_score_risks(audits)]
         if now - dashboard.started_at > PING_EXCUSED and now - dashboard.last_pinged > PING_OVERDUE:
             risks.append(f"no satellite has reached it since {dashboard.last_pinged:%Y-%m-%d %H:%M} UTC")
-        warnings = _warnings(dashboard)
+        warnings = [*_disqualified_by(old), *_warnings(dashboard)]
         try:
             risks += self._notices(now)
-            self._ask_public_port(risks, warnings)
+            # Of a node that any satellite has disqualified that port never says again that all is well.
+            self._ask_public_port(warnings if gone else risks, warnings)
         except AdapterError as error:
             if not risks:
                 raise
@@ -180,7 +186,7 @@ class StorjAdapter(Adapter):
             reason="; ".join([*risks, *warnings]),
             latency_seconds=latency,
             version=dashboard.version,
-            scores=_scores(dashboard.satellites, audits),
+            scores=_penalties(dashboard.satellites, now) | _scores(audits),
         )
 
     def _notices(self, now: datetime) -> list[str]:
@@ -194,8 +200,8 @@ class StorjAdapter(Adapter):
             if notice.type in _NOTICES and notice.read_at is None and now - notice.created_at <= NOTICE_COUNTS
         ]
 
-    def _ask_public_port(self, risks: list[str], warnings: list[str]) -> None:
-        """Add what the node's public port says of its satellites, where `health_url` asks for it."""
+    def _ask_public_port(self, found: list[str], warnings: list[str]) -> None:
+        """Add to `found` what the node's public port says of its satellites, where `health_url` asks for it."""
         if self._public is None:
             return
         try:
@@ -205,7 +211,7 @@ class StorjAdapter(Adapter):
         except HttpStatusError as error:
             if error.status != 503:
                 raise
-            risks.append("the node's public port reports that a satellite is not healthy (503)")
+            found.append("the node's public port reports that a satellite is not healthy (503)")
         except NodeConnectionError as error:
             # From inside the operator's network the public address may lead nowhere; `lastPinged` tells of the rest.
             warnings.append(f"health_url: {error.message}")
@@ -215,7 +221,7 @@ class StorjAdapter(Adapter):
             except (ValueError, RecursionError):
                 raise ParseError(self.node, "health_url: expected JSON; is this the node's public port?") from None
             if not parse(self.node, "health_url", PublicHealth, answer).all_healthy:
-                risks.append("the node's public port reports that a satellite is not healthy")
+                found.append("the node's public port reports that a satellite is not healthy")
 
     # ------------------------------------------------------------ earnings
 
@@ -421,6 +427,20 @@ class StorjAdapter(Adapter):
 
     # ------------------------------------------------------------ apply
 
+    def pending_change(self) -> str | None:
+        """By config.yaml against what the running node reports; a container's variables are those it started with."""
+        place = self._place()
+        if place.variable is not None:
+            return ""
+        written = allocation_written(place.text)
+        told = None if written is None else size_gb(written)
+        if told is None:
+            return None
+        runs = self.allocation().value
+        if runs is not None and abs(runs - told) <= 0.01:
+            return ""
+        return f"{self.options.config_file} says {told:g} GB, which it takes at its next start"
+
     def apply(self, lever: str, value: float) -> AppliedChange:
         """Set the allocation (GB), restart, and read it back from the node that has restarted.
 
@@ -560,23 +580,47 @@ def _warnings(dashboard: Dashboard) -> list[str]:
     return told
 
 
-def _scores(satellites: Sequence[Satellite], audits: Sequence[Audits]) -> dict[str, float]:
-    penalties = {
-        "disqualified_satellites": float(sum(s.disqualified is not None for s in satellites)),
-        "suspended_satellites": float(sum(s.suspended is not None for s in satellites)),
+def _penalties(satellites: Sequence[Satellite], now: datetime) -> dict[str, float]:
+    """How many satellites have disqualified it, and when the last did; how many of the others have suspended it."""
+    if not satellites:
+        return {}
+    ages = [(now - s.disqualified) / timedelta(days=1) for s in satellites if s.disqualified is not None]
+    found = {
+        "disqualified_satellites": float(len(ages)),
+        "suspended_satellites": float(sum(s.suspended is not None and s.disqualified is None for s in satellites)),
     }
+    return found | ({"days_since_disqualified": round(min(ages), 3)} if ages else {})
+
+
+def _scores(audits: Sequence[Audits]) -> dict[str, float]:
     if not audits:
-        return penalties if satellites else {}
-    return penalties | {
+        return {}
+    return {
         "audit": min(a.audit_score for a in audits),
         "suspension": min(a.suspension_score for a in audits),
         "online": min(a.online_score for a in audits),
     }
 
 
-def _satellite_risks(satellites: Sequence[Satellite]) -> list[str]:
-    risks = [f"disqualified on {s.url} since {s.disqualified:%Y-%m-%d}" for s in satellites if s.disqualified]
-    return risks + [f"suspended on {s.url} since {s.suspended:%Y-%m-%d}" for s in satellites if s.suspended]
+def _by_penalty(
+    satellites: Sequence[Satellite], now: datetime
+) -> tuple[list[Satellite], list[Satellite], list[Satellite]]:
+    """Those that have not disqualified the node, those that did so lately, those that did so long ago."""
+    remaining, new, old = list[Satellite](), list[Satellite](), list[Satellite]()
+    for each in satellites:
+        if each.disqualified is None:
+            remaining.append(each)
+        else:
+            (new if now - each.disqualified <= DISQUALIFIED_COUNTS else old).append(each)
+    return remaining, new, old
+
+
+def _disqualified_by(satellites: Sequence[Satellite]) -> list[str]:
+    return [f"disqualified on {s.url} since {s.disqualified:%Y-%m-%d}" for s in satellites]
+
+
+def _suspended_by(satellites: Sequence[Satellite]) -> list[str]:
+    return [f"suspended on {s.url} since {s.suspended:%Y-%m-%d}" for s in satellites if s.suspended]
 
 
 def _score_risks(audits: Sequence[Audits]) -> list[str]:

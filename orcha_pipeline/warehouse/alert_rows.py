@@ -127,7 +127,7 @@ def alerts_to_announce(connection: Connection) -> list[AlertRow]:
     """The open ones, and those of whose end nobody was told that was told of them."""
     return _alerts(
         connection,
-        "resolved_at IS NULL OR (announced_at IS NOT NULL AND end_announced_at IS NULL AND group_id IS NULL)",
+        "resolved_at IS NULL OR (announced_at IS NOT NULL AND end_announced_at IS NULL)",
     )
 
 

@@ -57,11 +57,14 @@ def hourly_usage(connection: Connection, window: Window) -> pd.DataFrame:
 def believed_prices(connection: Connection, window: Window) -> pd.DataFrame:
     """Believed prices, by token and time: `token`, `observed_at`, `usd`, and `priced_at`, the source's own time.
 
-    Of tokens that were asked for in the last `ASKED_WITHIN`, whether a price came or not.
+    Of tokens that were asked for in the last `ASKED_WITHIN`, whether a price came or not. Where a token has none in the
+    window, its last one before: how old that is must be told for as long as no other comes.
     """
     found = connection.execute(
         "SELECT token, observed_at, usd::DOUBLE AS usd, coalesce(priced_at, observed_at) AS priced_at FROM prices "
-        "WHERE usd IS NOT NULL AND observed_at >= $start AND observed_at < $end "
+        "WHERE usd IS NOT NULL AND observed_at < $end "
+        "AND (observed_at >= $start OR (token, observed_at) IN ("
+        "  SELECT token, max(observed_at) FROM prices WHERE usd IS NOT NULL AND observed_at < $end GROUP BY token)) "
         "AND token IN (SELECT token FROM prices WHERE observed_at >= $asked AND observed_at < $end) "
         "ORDER BY token, observed_at",
         {"start": naive(window.start), "end": naive(window.end), "asked": naive(window.end - ASKED_WITHIN)},

@@ -17,6 +17,7 @@ class MessageRow:
 
     `occasion`: raised, worse, escalated or resolved. With `in_digest` it goes out with others, in one message; what
     went out together has the same `delivery_id`. `last_error` is in our own words, '' before the first failure.
+    `held_since`: when its channel first failed while it was due.
     """
 
     message_id: str
@@ -34,6 +35,7 @@ class MessageRow:
     sent_at: datetime | None = None
     delivery_id: str | None = None
     given_up_at: datetime | None = None
+    held_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +74,15 @@ def waiting_messages(connection: Connection) -> list[MessageRow]:
 
 
 def sent_since(connection: Connection, since: datetime) -> dict[str, list[tuple[datetime, str]]]:
-    """Channel -> when each delivery went out at `since` or later, in order, with the gravest severity in it."""
+    """Channel -> when each delivery went out at `since` or later, in order, with the gravest severity in it.
+
+    The end of what was critical is not.
+    """
     rows = records(
         connection,
-        "SELECT channel, min(sent_at) AS first, CASE WHEN bool_or(severity = 'critical') THEN 'critical' "
-        "  WHEN bool_or(severity = 'warning') THEN 'warning' ELSE 'info' END AS severity "
+        "SELECT channel, min(sent_at) AS first, CASE "
+        "  WHEN bool_or(severity = 'critical' AND occasion <> 'resolved') THEN 'critical' "
+        "  WHEN bool_or(severity <> 'info') THEN 'warning' ELSE 'info' END AS severity "
         "FROM alert_messages WHERE sent_at >= ? GROUP BY channel, delivery_id ORDER BY first",
         [naive(since)],
     )
@@ -102,20 +108,37 @@ def mark_failed(
     error: str,
     at: datetime,
     again_at: datetime,
-    given_up: bool,
+    held_before: datetime,
 ) -> None:
-    """Note that these could not be sent `at`, and hold back all of their channel that is due before `again_at`."""
-    mine = "message_id IN (SELECT unnest($ids))"
+    """Note that these could not be sent `at`, and hold back all of their channel that is due until `again_at`.
+
+    What the channel held up before `held_before` already is given up.
+    """
     connection.execute(
-        f"UPDATE alert_messages SET attempts = attempts + 1, last_error = $error, "  # noqa: S608 (our own text)
-        f"given_up_at = CASE WHEN $given_up THEN CAST($at AS TIMESTAMP) END WHERE {mine}",
-        {"ids": list(ids), "error": error, "given_up": given_up, "at": naive(at)},
+        "UPDATE alert_messages SET attempts = attempts + 1, last_error = $error, due_at = $again_at, "
+        "held_since = coalesce(held_since, $at) WHERE message_id IN (SELECT unnest($ids))",
+        {"ids": list(ids), "error": error, "at": naive(at), "again_at": naive(again_at)},
+    )
+    waiting = "channel = $channel AND sent_at IS NULL AND given_up_at IS NULL"
+    connection.execute(
+        "UPDATE alert_messages SET due_at = $again_at, held_since = coalesce(held_since, $at) "  # noqa: S608 (our own)
+        f"WHERE {waiting} AND due_at <= $at",
+        {"channel": channel, "at": naive(at), "again_at": naive(again_at)},
     )
     connection.execute(
-        "UPDATE alert_messages SET due_at = $again_at "
-        "WHERE channel = $channel AND sent_at IS NULL AND given_up_at IS NULL AND due_at < $again_at",
-        {"channel": channel, "again_at": naive(again_at)},
+        f"UPDATE alert_messages SET given_up_at = $at WHERE {waiting} AND held_since < $held_before",  # noqa: S608
+        {"channel": channel, "at": naive(at), "held_before": naive(held_before)},
     )
+
+
+def drop_escalations(connection: Connection, alert_ids: Collection[str], *, at: datetime) -> int:
+    """Give up what waits to tell that nobody has acknowledged these. Returns how many."""
+    dropped = connection.execute(
+        "UPDATE alert_messages SET given_up_at = ? WHERE occasion = 'escalated' "
+        "AND sent_at IS NULL AND given_up_at IS NULL AND alert_id IN (SELECT unnest(?)) RETURNING message_id",
+        [naive(at), list(alert_ids)],
+    ).fetchall()
+    return len(dropped)
 
 
 def drop_channels_but(connection: Connection, channels: Collection[str], *, at: datetime) -> int:

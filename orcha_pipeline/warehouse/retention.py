@@ -15,6 +15,8 @@ OLD_FACTS = {
     "prices": "token",
 }
 """Table -> of whom the last slot stays: how long ago that was, nobody could tell otherwise."""
+KNOWN = {"prices": "usd"}
+"""Table -> of what the last known one stays as well, though readings without it have followed."""
 OLD_DERIVED = {
     "forecasts": "issued_at",
     "forecast_errors": "issued_at",
@@ -35,6 +37,9 @@ def delete_old(warehouse: Warehouse, *, plans_before: datetime, before: datetime
     deleted |= {table: _delete(warehouse, table, column, before) for table, column in OLD_DERIVED.items()}
     for table, subject in OLD_FACTS.items():
         last = f"({subject}, slot) NOT IN (SELECT {subject}, max(slot) FROM {table} GROUP BY {subject})"  # noqa: S608
+        if value := KNOWN.get(table):
+            known = f"SELECT {subject}, max(slot) FROM {table} WHERE {value} IS NOT NULL GROUP BY {subject}"  # noqa: S608
+            last += f" AND ({subject}, slot) NOT IN ({known})"
         deleted[table] = _delete(warehouse, table, "slot", before, but=last)
     return deleted
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from orcha_pipeline.allocation.executor import ApplicationError, Change, Step, Surroundings, apply_changes
+from orcha_pipeline.allocation.executor import ApplicationError, Change, Step, Surroundings, apply_changes, roll_back
 from orcha_pipeline.clock import FixedClock
 from orcha_pipeline.errors import AllocationError, NodeConnectionError
 from orcha_pipeline.model import (
@@ -44,6 +44,7 @@ class Machine:
         self.journal = Journal(self)
         self.unreadable: dict[str, Exception] = {}
         self.lever = a_lever()
+        self.waits: str | None = ""
 
     def put(self, node, value):
         self.values[node] = value
@@ -150,6 +151,9 @@ class FakeAdapter(Adapter):
 
     def levers(self) -> list[Lever]:
         return [self.machine.lever]
+
+    def pending_change(self):
+        return self.machine.waits
 
     def apply(self, lever, value):
         previous = self.machine.values[self.node]
@@ -483,3 +487,47 @@ def test_a_host_above_its_capacity_may_shrink_and_come_back_but_never_rises():
     outcome = machine.run({"storj": 30.0, "streamr": 45.0}, capacity=small)
     assert outcome.status is ApplicationStatus.APPLIED
     assert machine.peak <= 16
+
+
+@pytest.mark.parametrize(
+    ("waits", "moves"),
+    [("", []), (None, [("storj", 60.0)]), ("config.yaml says 30, which it takes at its next start", [("storj", 60.0)])],
+)
+def test_what_broke_off_is_made_back_where_it_stands_too_unless_nothing_waits_in_its_settings(waits, moves):
+    machine = Machine()
+    machine.waits = waits
+    begun = Step(
+        application_id="a-1",
+        step=0,
+        kind="apply",
+        node="storj",
+        lever="limit",
+        previous=60.0,
+        requested=30.0,
+        read_back=None,
+        status="intended",
+        error="",
+        started_at=NOW,
+        ended_at=None,
+    )
+    outcome = roll_back(
+        [begun],
+        a_change(WANTED),
+        why="It ended in its midst.",
+        application_id="a-1",
+        adapters={name: FakeAdapter(machine, name) for name in START},
+        journal=machine.journal,
+        clock=machine.clock,
+        around=Surroundings(CAPACITY, dict.fromkeys(START, DEMAND), OTHERS),
+    )
+    assert outcome.status is ApplicationStatus.ROLLED_BACK
+    assert machine.calls == moves
+
+
+def test_a_node_whose_settings_could_not_be_set_back_is_stuck_though_it_still_stands_where_it_stood():
+    machine = Machine()
+    machine.script = {0: refuses, 1: refuses}
+    machine.waits = "config.yaml says 30, which it takes at its next start"
+    outcome = machine.run()
+    assert outcome.status is ApplicationStatus.ROLLBACK_FAILED
+    assert outcome.stuck == {"storj": "set limit of storj to 60 unit by hand"}

@@ -67,6 +67,18 @@ def test_the_forecast_for_the_hour_comes_before_its_past():
     assert "forecast of 2026-02-01 10:05" in anomaly.evidence
 
 
+def test_hours_that_fall_short_of_an_unsure_forecast_are_chance_until_it_is_the_third():
+    frame = seasonal(noise=0.0)
+    usual = frame["yield_usd"].iloc[-1]
+    unsure = a_forecast(usual, issued=NOW - timedelta(hours=5)).assign(p10=0.3 * usual)
+    forecasts = pd.concat([unsure.assign(hour=hour) for hour in frame["hour"].iloc[-3:]])
+    severities = [
+        rule(found(dropped(frame, 1.0, hours=hours), forecasts=forecasts), "earnings-drop").severity
+        for hours in (1, 2, 3)
+    ]
+    assert severities == ["info", "info", "critical"]
+
+
 def test_of_several_forecasts_the_last_that_could_not_know_the_hour_counts():
     frame = seasonal(noise=0.0)
     usual = frame["yield_usd"].iloc[-1]
@@ -119,6 +131,39 @@ def test_a_node_at_risk_is_raised_with_its_scores():
     (anomaly,) = found(seasonal(), readings(state="at_risk", reason="online score falls", scores='{"online": 0.61}'))
     assert anomaly.rule == "node-at-risk"
     assert "online 0.61" in anomaly.evidence
+
+
+@pytest.mark.parametrize(
+    ("scores", "name", "evidence"),
+    [
+        ('{"suspended_satellites": 1}', "node-flagged", "1 suspension"),
+        ('{"disqualified_satellites": 1}', "node-slashed", "disqualified by 1 satellite"),
+        ('{"pol": 0.4}', "low-gas", "0.4 POL are left in the wallet; 1 are called enough"),
+    ],
+)
+def test_a_danger_that_has_a_rule_of_its_own_is_told_once(scores, name, evidence):
+    (anomaly,) = found(seasonal(), readings(state="at_risk", reason="it is not pinged", scores=scores))
+    assert (anomaly.rule, anomaly.severity) == (name, "critical")
+    assert anomaly.evidence.startswith(f"{evidence}; its reputation or stake is in danger: it is not pinged (")
+    (alone,) = found(seasonal(), readings(scores=scores))
+    assert (alone.rule, alone.evidence) == (name, evidence)
+
+
+def test_of_several_dangers_the_gravest_tells_that_the_node_is_at_risk():
+    scores = '{"open_flags": 1, "pol": 0.4}'
+    told = {a.rule: a for a in found(seasonal(), readings(state="at_risk", reason="flagged", scores=scores))}
+    assert {name: each.severity for name, each in told.items()} == {"node-flagged": "critical", "low-gas": "warning"}
+    assert "in danger: flagged" in told["node-flagged"].evidence
+    away = found(seasonal(), readings(state="error", reason="no driver", scores=scores))
+    assert rules(away) == {"node-error", "node-flagged", "low-gas"}
+
+
+def test_what_was_taken_while_nobody_read_the_node_for_weeks_is_told():
+    before = readings(at=NOW - timedelta(days=20), scores='{"slashings": 1}')
+    lost = readings(at=NOW - timedelta(days=19), state="unreachable")
+    now = readings(scores='{"slashings": 2}')
+    (anomaly,) = found(seasonal(), pd.concat([before, lost, now]))
+    assert anomaly.evidence == "slashed 1 time since 2026-01-12 12:05 UTC, 2 in all"
 
 
 def test_a_node_of_which_only_the_health_is_known_is_still_judged_by_it():
@@ -245,6 +290,12 @@ def test_prices_changes_cycles_and_the_clock_have_their_say():
     }
 
 
+def test_a_price_of_weeks_ago_is_as_stale_as_one_of_this_morning():
+    long_ago = NOW - timedelta(days=40)
+    prices = pd.DataFrame({"token": "golem", "observed_at": [long_ago], "usd": 0.25, "priced_at": [long_ago]})
+    assert rules(found(seasonal(), prices=prices)) == {"price-stale"}
+
+
 def test_money_that_waits_is_told_of_its_node():
     standing = Standing(
         node="storj-1",
@@ -313,3 +364,13 @@ def test_the_silence_of_a_node_that_was_away_is_not_told_once_more():
     away.loc[away.index[-9:-1], ["state", "reason"]] = "unreachable", "refused"
     assert found(frame, away) == []
     assert rules(found(frame, readings(days=7))) == {"series-earnings"}
+
+
+def test_the_silence_of_orcha_itself_is_no_outage_of_every_node():
+    began = NOW - timedelta(minutes=125)
+    read = readings(days=7)
+    unread = read[(read["observed_at"] <= began) | (read["observed_at"] >= NOW - timedelta(minutes=5))]
+    frame = seasonal()
+    frame.loc[frame["hour"] >= began, MONEY] = None  # what those hours earned is not known
+    assert found(frame, unread) == []
+    assert rules(found(frame, read)) == {"series-earnings"}

@@ -81,6 +81,18 @@ def test_a_drop_that_an_unsure_forecast_allows_is_information():
     assert drop(0.0, 1.0, low=0.9).severity == "critical"
 
 
+def test_what_lasts_for_three_hours_is_no_chance_however_unsure_the_forecast():
+    short = [(0.1, 1.0), (0.65, 1.0)]
+    anomaly = drop(0.1, 1.0, low=0.3, before=short)
+    assert anomaly.severity == "critical"
+    assert anomaly.evidence.endswith("90 % less; the 2 hours before it fell short as well")
+    assert drop(0.0, 1.0, low=0.0, before=short).severity == "warning", "one hour in ten earns nothing"
+    assert drop(0.0, 1.0, low=0.0, before=[(0.0, 1.0), *short]).severity == "warning"
+    for before in ([], short[1:], [(0.75, 1.0), short[1]], [(None, 1.0), short[1]], [short[0], (0.1, None)]):
+        assert drop(0.0, 1.0, low=0.0, before=before).severity == "info"
+    assert drop(0.5, 1.0, unit="USD", native_ratio=0.97, before=short).severity == "info", "the price alone fell"
+
+
 def test_the_same_hour_of_too_few_days_is_no_expectation():
     assert same_hour_median([1.0, None, 3.0]) is None
     assert same_hour_median([1.0, None, 3.0, 2.0]) == 2.0
@@ -121,6 +133,12 @@ def test_a_node_that_used_to_repeat_itself_is_told_of_only_when_that_lasts_twice
     often = [*LIVELY, *[2.0] * 4, None, *[2.0] * 4, 1.0]  # eight hours alike, one of them unknown
     assert flat([*often, *[1.5] * 15]) is None
     assert flat([*often, *[1.5] * 16]).score == 16.0
+
+
+@pytest.mark.parametrize("hours", [6, 20, 26 * 24])
+def test_a_node_that_earns_nothing_repeats_no_answer(hours):
+    assert flat([*LIVELY, *[0.0] * hours]) is None
+    assert flat([*LIVELY, *[1e-9] * hours]) is not None
 
 
 # --- zero while peers earn

@@ -82,13 +82,48 @@ def test_accusations_are_told_by_their_number():
     assert flagged("a-1", {}, at=AT) is None
 
 
-def test_a_slashing_is_told_for_a_day_and_a_disqualification_for_good():
+def test_a_slashing_is_told_for_a_day():
     new = [(AT - 2 * DAY, 1.0), (AT - DAY / 2, 1.0), (AT, 3.0)]
-    assert "slashed 2 times in the last day, 3 in all" in slashed("a-1", {"slashings": new}, at=AT).evidence
-    assert slashed("a-1", {"slashings": [(AT - 2 * DAY, 1.0), (AT - DAY / 2, 3.0), (AT, 3.0)]}, at=AT) is None
+    told = slashed("a-1", {"slashings": new}, at=AT)
+    assert told.evidence == "slashed 2 times since 2026-02-01 00:05 UTC, 3 in all"
+    assert told.score == 2.0
+    assert slashed("a-1", {"slashings": [(AT - 3 * DAY, 1.0), (AT - DAY, 3.0), (AT, 3.0)]}, at=AT) is None
     assert slashed("a-1", {"slashings": [(AT, 3.0)]}, at=AT) is None
-    assert "by 1 satellite" in slashed("a-1", {"disqualified_satellites": [(AT, 1.0)]}, at=AT).evidence
-    assert slashed("a-1", {"disqualified_satellites": [(AT, 0.0)]}, at=AT) is None
+    assert slashed("a-1", {"slashings": [(AT - DAY / 2, 3.0), (AT, 1.0)]}, at=AT) is None
+
+
+def test_a_slashing_while_nobody_read_the_node_is_told_once_it_is_read_again():
+    assert (
+        "slashed 2 times since 2026-01-29"
+        in slashed("a-1", {"slashings": [(AT - 3 * DAY, 1.0), (AT, 3.0)]}, at=AT).evidence
+    )
+    both = [(AT - 3 * DAY, 1.0), (AT - DAY / 2, 3.0), (AT - DAY / 4, 3.0), (AT, 4.0)]
+    assert "slashed 3 times since 2026-01-29" in slashed("a-1", {"slashings": both}, at=AT).evidence
+
+
+def disqualified(*counts, days=None):
+    """By so many satellites, read once a day up to now; the last of them so many days ago."""
+    samples = [
+        (AT - ago * DAY, float(count)) for ago, count in zip(range(len(counts) - 1, -1, -1), counts, strict=True)
+    ]
+    ages = {} if days is None else {"days_since_disqualified": [(AT, days)]}
+    return slashed("a-1", {"disqualified_satellites": samples} | ages, at=AT)
+
+
+def test_a_disqualification_is_told_for_a_week_and_not_for_good():
+    # The field is never taken back: a node that one of four satellites lost earns on, on three.
+    assert disqualified(1, days=6.9).evidence == "disqualified by 1 satellite"
+    assert disqualified(1, days=7.0) is None
+    assert disqualified(*[1] * 9, days=700.0) is None
+    assert disqualified(*[1] * 9, 2, days=0.1).score == 2.0
+    assert disqualified(0) is None
+
+
+def test_a_disqualification_of_unknown_time_is_told_while_it_is_new_here():
+    assert disqualified(1) is not None
+    assert disqualified(*[0] * 3, *[1] * 7) is not None
+    assert disqualified(*[0] * 3, *[1] * 8) is None
+    assert disqualified(*[1] * 8) is None
 
 
 # --- money, gas, tokens
@@ -99,12 +134,23 @@ def owed(kind, amount, *, days=None):
     return Owed(kind=kind, account="erc20-polygon-glm", amount=amount, unit="GLM", oldest_at=oldest)
 
 
+def ageing(*standings, percent=10.0):
+    return invoices_ageing("a-1", standings, at=AT, days=3, percent=percent)
+
+
+def test_a_few_requestors_that_never_pay_are_everyday():
+    some = [owed(BalanceKind.SETTLED, 80.0), owed(BalanceKind.ACCRUED, 11.0), owed(BalanceKind.LOST, 900.0)]
+    assert ageing(*some, owed(BalanceKind.DOUBTFUL, 10.0, days=20)) is None
+    assert ageing(*some, owed(BalanceKind.DOUBTFUL, 11.0, days=20)) is not None
+    assert ageing(*some, owed(BalanceKind.DOUBTFUL, 0.1, days=20), percent=0.0) is not None
+    other = Owed(kind=BalanceKind.SETTLED, account="erc20-mainnet-glm", amount=500.0, unit="GLM", oldest_at=None)
+    assert ageing(other, owed(BalanceKind.DOUBTFUL, 0.1, days=20)) is not None, "each account by itself"
+
+
 def test_invoices_that_wait_too_long_or_may_never_be_paid_are_told():
-    anomaly = invoices_ageing(
-        "a-1", [owed(BalanceKind.PENDING, 2.0, days=4), owed(BalanceKind.DOUBTFUL, 1.5, days=20)], at=AT, days=3
-    )
+    anomaly = ageing(owed(BalanceKind.PENDING, 2.0, days=4), owed(BalanceKind.DOUBTFUL, 1.5, days=20))
     assert "2 GLM (erc20-polygon-glm) are accepted and not paid, the oldest for 4 days" in anomaly.evidence
-    assert "1.5 GLM (erc20-polygon-glm) may never be paid" in anomaly.evidence
+    assert "1.5 GLM (erc20-polygon-glm), 43 % of what was earned lately, may never be paid" in anomaly.evidence
     assert anomaly.score == 20.0
 
 
@@ -119,7 +165,7 @@ def test_invoices_that_wait_too_long_or_may_never_be_paid_are_told():
     ],
 )
 def test_money_that_is_on_its_way_is_not_told(standing):
-    assert invoices_ageing("a-1", [standing], at=AT, days=3) is None
+    assert ageing(standing) is None
 
 
 def gas(samples, least=1.0, days=7.0):

@@ -77,6 +77,22 @@ def test_what_was_alerted_is_forgotten_after_a_week(later, told):
     assert np.flatnonzero(exceeded(values).amount).tolist() == told
 
 
+def test_what_stands_apart_among_the_first_readings_is_forgotten_after_a_week_as_well():
+    values = between_0_and_1(800)
+    values[[60, 150]] = 6.0, 6.0
+    week = int(FORGOTTEN_AFTER / HOUR)
+    values[[150 + week, 150 + 2 * week + 1]] = 3.0
+
+    assert np.flatnonzero(exceeded(values).amount).tolist() == [150 + 2 * week + 1]
+
+
+def test_what_keeps_coming_among_the_first_readings_is_usual():
+    values = between_0_and_1(1200)
+    values[20::DAY_HOURS] = 10.0
+
+    assert not exceeded(values).amount.any()
+
+
 def test_what_keeps_coming_is_a_new_normal():
     values = between_0_and_1(1200)
     values[300 : 300 + USUAL_AFTER] = 2.0

@@ -237,6 +237,9 @@ class RealFaults:
             assert expected is not None
             told = f"{number}, {status}: {line.node} stands at {stands.value}, not at {expected}"
             assert abs(stands.value - expected) <= lever.step / 2, told
+            assert not _patiently(adapter.pending_change), (
+                f"{number}, {status}: {line.node}: {adapter.pending_change()}"
+            )
             shares[line.node] = lever.share_for(stands.value)
         assert self._fits(shares), f"{number}, {status}: the nodes have more than the host"
         return status

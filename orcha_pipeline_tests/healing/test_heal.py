@@ -94,11 +94,13 @@ def test_a_node_that_works_with_its_reputation_at_risk_is_back_and_one_in_error_
 
 def test_a_node_that_stays_away_is_tried_ever_more_seldom_until_its_budget_is_used_up(fallen):
     begun = fallen.clock.now()
+    fell = begun - 3 * SLOT
     for _ in range(50):
         for chosen in fallen.cycle(after=2 * SLOT).chosen:
             assert fallen.heal(chosen.node).status is HealingStatus.FAILED
     rows = fallen.rows()
     assert [row.restarts_before for row in rows] == [0, 1, 2, 3]
+    assert [row.away_since for row in rows] == [fell] * 4
     between = [(later.started_at - row.started_at) / MINUTE for row, later in pairwise(rows)]
     assert all(wait <= found <= wait + 45 for wait, found in zip((60, 120, 240), between, strict=True))
     assert fallen.clock.now() - begun > 24 * 60 * MINUTE

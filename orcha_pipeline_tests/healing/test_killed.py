@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from orcha_pipeline.model import HealthState
+from orcha_pipeline.allocation.apply import carry_out
+from orcha_pipeline.model import ApplicationStatus, HealthState
+from orcha_pipeline.warehouse import decisions
 from orcha_pipeline.warehouse.consistency import breaches
 from orcha_pipeline.warehouse.healings import HealingStatus
 from orcha_pipeline_tests.boundaries import run_module
 from orcha_pipeline_tests.healing.build import MINUTE, Rig
 from orcha_pipeline_tests.healing.killed_healing import CHOSEN_AT, StandingNode
+from orcha_pipeline_tests.rig import decided_line, decision_to_apply
 
 
 class Crash:
@@ -23,33 +26,58 @@ class Crash:
         self.folder = folder
         self.rig = Rig(folder)
         self.node = self.rig.nodes["a"] = StandingNode(folder, self.rig.clock)
-        self.rig.fall("a")
-        assert [each.node for each in self.rig.play(4).chosen] == ["a"]
+        self.rig.fall("a", "b")
+        assert [each.node for each in self.rig.play(4).chosen] == ["a", "b"]
         assert self.rig.clock.now() == CHOSEN_AT
 
     def heal(self, boundary: int, *more: str) -> "subprocess.CompletedProcess[str]":
         return run_module("orcha_pipeline_tests.healing.killed_healing", str(self.folder), str(boundary), *more)
 
+    def expect_the_other_to_wait(self) -> None:
+        """Until it is known what came of the restart, nothing else of the host is touched."""
+        rig = self.rig
+        if self.node.state is HealthState.HEALTHY or all(row.ended_at for row in rig.rows()):
+            return
+        told = "What came of the restart of a is not known yet."
+        waits = rig.heal("b")
+        assert (waits.status, waits.reason) == (None, told)
+        with rig.warehouse.write() as connection:
+            lines = [decided_line("c", 50.0, 30.0)]
+            decisions.record_decision(connection, decision_to_apply("d-1", lines, decided_at=rig.clock.now()))
+        outcome = carry_out(
+            "d-1",
+            application_id="of-d-1",
+            run_id="run-3",
+            installation=rig.installation,
+            warehouse=rig.warehouse,
+            adapters=rig.nodes,
+        )
+        assert (outcome.status, outcome.reason) == (ApplicationStatus.DROPPED, told)
+        assert (rig.restarted("b"), rig.nodes["c"].applied) == ([], [])
+
     def check(self) -> HealingStatus | None:
         """What is on record once all cycles of the next hour have looked at it; None: nothing was begun."""
         rig, restarted = self.rig, self.node.restarted
         assert restarted <= 1
+        self.expect_the_other_to_wait()
         ended = sum(rig.cycle().ended for _ in range(2))
         rows = rig.rows()
         assert len(rows) <= 1
         if not rows:
             assert restarted == 0
             assert self.node.state is HealthState.UNREACHABLE
-            assert [each.node for each in rig.cycle(after=MINUTE).chosen] == ["a"], "the next cycle asks again"
+            assert [each.node for each in rig.cycle(after=MINUTE).chosen] == ["a", "b"], "the next cycle asks again"
             return None
         (row,) = rows
         works = self.node.state is HealthState.HEALTHY
         assert row.status is (HealingStatus.HEALED if works else HealingStatus.FAILED)
         assert row.ended_at is not None
         assert ended <= 1
-        assert rig.cycle(after=10 * MINUTE).chosen == (), "it counts as done for the wait"
+        assert [each.node for each in rig.cycle(after=10 * MINUTE).chosen] == ["b"], "it counts as done for the wait"
         assert rig.heal().status is None
         assert self.node.restarted == restarted
+        rig.nodes["b"].restarts.does = rig.nodes["b"].come_back
+        assert rig.heal("b").status is HealingStatus.HEALED
         rig.clock.set(rig.clock.now() + timedelta(days=1))
         with rig.warehouse.read() as connection:
             assert breaches(connection, rig.clock.now()) == []

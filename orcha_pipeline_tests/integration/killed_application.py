@@ -21,6 +21,14 @@ from orcha_pipeline_tests.rig import NOW, FakeNode, installation
 
 NODES = ("a", "b", "idle")
 MOVES = "moves.jsonl"
+SETTINGS = "settings.jsonl"
+"""What was ever written into a node's own settings, which it takes when it is restarted a moment later."""
+
+
+def settings_in(folder: Path) -> dict[str, float]:
+    """What each node would take at its next start."""
+    lines = (folder / SETTINGS).read_text().splitlines() if (folder / SETTINGS).exists() else []
+    return dict(moves_in(folder)) | dict(tuple(json.loads(line)) for line in lines)
 
 
 def moves_in(folder: Path) -> list[tuple[str, float]]:
@@ -51,7 +59,16 @@ class StandingNode(FakeNode):
         with self._moves.open("a") as file:
             file.write(json.dumps([self.node, value]) + "\n")
 
+    def pending_change(self) -> str:
+        waits = settings_in(self._moves.parent)[self.node]
+        return "" if waits == self.value else f"its settings say {waits:g}"
+
     def apply(self, lever: str, value: float) -> AppliedChange:
+        self._at()
+        if error := self.fails_to_apply():
+            raise error
+        with self._moves.with_name(SETTINGS).open("a") as file:
+            file.write(json.dumps([self.node, value]) + "\n")
         self._at()
         applied = super().apply(lever, value)
         self._at()

@@ -15,7 +15,7 @@ from orcha_pipeline.errors import AllocationError
 from orcha_pipeline.model import ApplicationStatus
 from orcha_pipeline.warehouse import decisions, freezes
 from orcha_pipeline_tests.boundaries import run_module
-from orcha_pipeline_tests.integration.killed_application import NODES, StandingNode, moves_in
+from orcha_pipeline_tests.integration.killed_application import NODES, StandingNode, moves_in, settings_in
 from orcha_pipeline_tests.rig import NOW, decided_line, decision_to_apply, installation, read_now
 
 BEFORE, AFTER = {"a": 60.0, "b": 20.0, "idle": 50.0}, {"a": 30.0, "b": 50.0, "idle": 50.0}
@@ -62,6 +62,7 @@ def check(crash: Crash) -> ApplicationStatus:
     """Everything is on record as it is, nothing is under way, and nothing is done a second time."""
     status, _ = crash.ended()
     assert crash.values == (AFTER if status is ApplicationStatus.APPLIED else BEFORE)
+    assert settings_in(crash.folder) == crash.values  # nothing waits for some later restart
     with crash.warehouse.read() as connection:
         steps = decisions.steps_of(connection, "a-1")
         assert freezes.frozen(connection) == {}

@@ -316,6 +316,28 @@ def test_applying_writes_the_profile_in_step_and_waits_for_the_offers(tmp_path, 
     assert content["profiles"]["x"] == {}
 
 
+def test_a_profile_that_the_provider_has_missed_is_told_and_written_once_more(tmp_path, monkeypatch):
+    no_waiting(monkeypatch)
+    routes = golem_routes()
+    threads = [3]
+    routes["/market-api/v1/offers"] = lambda _request: [offer(threads[0])]
+    options = profile(tmp_path)
+    golem, _ = adapter(routes, options=options)
+    assert golem.pending_change() == ""
+    file = tmp_path / "hardware.json"
+    file.write_text(file.read_text().replace('"cpu_threads": 3', '"cpu_threads": 5'))
+    assert golem.pending_change() == "the hardware profile says 5 threads, the offers 3"
+    before, written = file.read_text(), file.stat().st_ino
+
+    def watching(_request):
+        threads[0] = 5 if file.stat().st_ino != written else 3
+        return [offer(threads[0])]
+
+    routes["/market-api/v1/offers"] = watching
+    assert golem.apply("cpu_threads", 5).read_back == 5
+    assert json.loads(file.read_text()) == json.loads(before)
+
+
 def own(tmp_path):
     content = json.loads((tmp_path / "hardware.json").read_text())
     return content["profiles"][content["active"]]

@@ -18,6 +18,7 @@ HERE = "orcha_pipeline_tests.protocols.test_registry"
 
 class Mesh(StorjAdapter):
     protocol = "mesh"
+    asked_elsewhere = True
 
 
 class Impostor(StorjAdapter):
@@ -73,6 +74,12 @@ def test_a_plug_in_adds_its_protocol(plug_ins):
     plug_ins(("mesh", f"{HERE}:Mesh"))
     assert registry.protocol_names() == ("storj", "golem", "streamr", "grass", "mesh")
     assert isinstance(registry.make_adapter(settings("mesh"), FixedClock(NOW), Script({})), Mesh)
+
+
+def test_of_which_protocols_a_cloud_is_asked_they_say_themselves(plug_ins):
+    plug_ins(("mesh", f"{HERE}:Mesh"))
+    asked = {name: registry.asked_elsewhere(name) for name in ("storj", "golem", "streamr", "grass", "mesh", "none")}
+    assert [name for name, elsewhere in asked.items() if elsewhere] == ["grass", "mesh"]
 
 
 def test_a_broken_plug_in_is_told_by_name_and_the_rest_load(plug_ins):

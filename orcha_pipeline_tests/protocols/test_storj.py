@@ -209,9 +209,25 @@ def test_a_disqualified_satellite_is_skipped_and_told_in_health():
     storj, script = adapter(routes)
     assert {o.stream.split(":")[0] for o in storj.earnings(WINDOW)} == {EU}
     assert US not in str([r.url for r in script.requests])
+    assert "disqualified on us1.storj.io:7777 since 2026-02-11" in storj.health().reason
+
+
+@pytest.mark.parametrize(
+    ("at", "state"), [("2026-11-14T12:00:00Z", HealthState.AT_RISK), ("2026-11-12T12:00:00Z", HealthState.HEALTHY)]
+)
+def test_a_disqualification_puts_the_node_at_risk_for_a_week_and_then_the_satellites_that_remain_do(at, state):
+    # The field never goes back to null, and neither do its scores: for good is no reason to leave the rest alone.
+    routes = storj_routes() | {"/": public_port(503, '{"AllHealthy": false}')}
+    routes["/api/sno/"]["satellites"][0].update(disqualified=at, suspended=at)
+    routes["/api/sno/satellites"]["audits"][0].update(auditScore=0.5)
+    storj, _ = adapter(routes, options={"health_url": "http://127.0.0.1:28967/"})
     health = storj.health()
-    assert health.state is HealthState.AT_RISK
-    assert "disqualified on us1.storj.io:7777 since 2026-02-11" in health.reason
+    assert health.state is state
+    assert "disqualified on us1" in health.reason
+    assert "public port" in health.reason
+    assert (health.scores["audit"], health.scores["suspended_satellites"]) == (1.0, 0.0)
+    routes["/api/sno/"]["satellites"][1]["suspended"] = "2026-11-18T03:00:00Z"
+    assert adapter(routes)[0].health().state is HealthState.AT_RISK
 
 
 @pytest.mark.parametrize(
@@ -507,10 +523,14 @@ def test_a_healthy_node_tells_the_worst_scores_over_its_satellites():
 def test_penalties_are_counted_by_satellite():
     routes = storj_routes()
     first, second = routes["/api/sno/"]["satellites"][:2]
-    first["disqualified"] = second["disqualified"] = "2026-11-18T03:00:00Z"
-    second["suspended"] = "2026-11-17T03:00:00Z"
+    first["disqualified"] = "2026-11-18T12:00:00Z"
+    first["suspended"] = second["suspended"] = "2026-11-17T03:00:00Z"
     scores = adapter(routes)[0].health().scores
-    assert (scores["disqualified_satellites"], scores["suspended_satellites"]) == (2.0, 1.0)
+    assert (scores["disqualified_satellites"], scores["suspended_satellites"]) == (1.0, 1.0)
+    assert scores["days_since_disqualified"] == 2.0
+    second["disqualified"] = "2026-11-19T12:00:00Z"
+    scores = adapter(routes)[0].health().scores
+    assert (scores["disqualified_satellites"], scores["days_since_disqualified"]) == (2.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -858,6 +878,16 @@ def test_applying_changes_one_line_restarts_and_reads_back(tmp_path):
     assert file.read_text() == CONFIG.replace("3.20 TB", "2500GB")
     assert file.stat().st_mode & 0o777 == 0o640
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_change_that_waits_in_the_config_for_the_next_start_is_told(tmp_path):
+    file = written(tmp_path)
+    storj, _ = adapter(storj_routes(), controller=restarting(storj_routes(), 0), options={"config_file": str(file)})
+    assert storj.pending_change() == ""
+    file.write_text(CONFIG.replace("3.20 TB", "2500GB"))
+    assert storj.pending_change() == f"{file} says 2500 GB, which it takes at its next start"
+    file.write_text("a: 1\n")
+    assert storj.pending_change() is None
 
 
 @pytest.mark.parametrize(

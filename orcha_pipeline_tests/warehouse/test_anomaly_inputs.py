@@ -81,6 +81,16 @@ def test_prices_are_those_of_tokens_that_are_still_asked_for(connection):
     assert (row["observed_at"], row["priced_at"]) == (NOON - HOUR, NOON - 2 * HOUR)
 
 
+def test_the_last_price_that_was_believed_is_told_however_long_ago_that_was(connection):
+    facts.record_prices(connection, [price("golem", NOON - 60 * 24 * HOUR, "0.20")])
+    facts.record_prices(connection, [price("golem", NOON - 40 * 24 * HOUR, "0.25")])
+    facts.record_prices(connection, [price("storj", NOON - 40 * 24 * HOUR, "0.5")])
+    facts.record_prices(connection, [price("storj", NOON, "0.6")])
+    facts.record_prices(connection, [price("golem", NOON, None)])
+    found = anomaly_inputs.believed_prices(connection, Window(NOON - 28 * 24 * HOUR, NOON + QUARTER))
+    assert found[["token", "usd"]].to_numpy().tolist() == [["golem", 0.25], ["storj", 0.6]]
+
+
 def balance(kind, amount, at, oldest=None):
     return Balance(
         kind=kind,

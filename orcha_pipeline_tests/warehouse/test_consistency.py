@@ -148,7 +148,7 @@ PLANTED = {
     "healings without alerts": restarted(alert="gone"),
     "alert_messages without alerts": (
         "INSERT INTO alert_messages VALUES "
-        f"('m', 'gone', 'mail', 'raised', 'info', '', '', {STAMP}, {STAMP}, false, 0, '', NULL, NULL, NULL)"
+        f"('m', 'gone', 'mail', 'raised', 'info', '', '', {STAMP}, {STAMP}, false, 0, '', NULL, NULL, NULL, NULL)"
     ),
     "applications without decisions": "UPDATE applications SET decision_id = 'gone' WHERE decision_id = 'd-3'",
     "application_steps without applications": (

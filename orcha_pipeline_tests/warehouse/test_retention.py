@@ -60,6 +60,13 @@ def test_the_last_that_was_read_of_a_node_stays_however_old(warehouse, table, su
     assert ages(warehouse, table, "slot") == [0, 20, 40, 80, 89, 100]
 
 
+def test_the_last_price_that_was_known_stays_though_the_token_was_asked_for_in_vain_since(warehouse):
+    fill(warehouse, "prices", TIMES[-2:], token="lost")
+    fill(warehouse, "prices", TIMES[:-2], token="lost", usd=None)
+    delete_old(warehouse, plans_before=PLANS_BEFORE, before=BEFORE)
+    assert ages(warehouse, "prices", "slot") == [0, 20, 40, 80, 89, 200]
+
+
 @pytest.mark.parametrize(
     ("table", "column"),
     [

@@ -36,7 +36,7 @@ class Announcement:
 
 def notices(alerts: Iterable[AlertRow], *, now: datetime, settings: AlertSettings) -> list[Notice]:
     """What is to be told. Alerts that another stands for are quiet, and so are acknowledged ones, until they end."""
-    alerts = [alert for alert in alerts if alert.group_id is None]
+    alerts = [alert for alert in alerts if alert.group_id is None or not alert.is_open]
     found = [Notice(occasion, alert) for alert in alerts if (occasion := _occasion(alert)) is not None]
     news = {notice.alert.alert_id for notice in found}
     late = escalations(alerts, now=now, after=settings.escalate_after)

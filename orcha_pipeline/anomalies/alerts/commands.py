@@ -11,7 +11,7 @@ from orcha_pipeline.anomalies.alerts.wording import SHORT_ID, subject_of
 from orcha_pipeline.errors import OrchaError
 from orcha_pipeline.installation import Installation
 from orcha_pipeline.settings import ChannelSettings
-from orcha_pipeline.warehouse import alert_rows
+from orcha_pipeline.warehouse import alert_rows, freezes, message_rows
 from orcha_pipeline.warehouse.alert_rows import AlertRow
 from orcha_pipeline.warehouse.decisions import Connection
 
@@ -46,17 +46,27 @@ def acknowledge(installation: Installation, beginning: str, *, who: str) -> str:
             since = f"{alert.acknowledged_at:%Y-%m-%d %H:%M} UTC"
             return f"{name} is acknowledged since {since} by {alert.acknowledged_by}."
         alert_rows.write_alerts(connection, [replace(alert, acknowledged_at=now, acknowledged_by=who)])
+        message_rows.drop_escalations(connection, [alert.alert_id], at=now)
     return f"{name} is acknowledged: it stays open and is not told again, unless it becomes worse."
 
 
 def resolve(installation: Installation, beginning: str, *, who: str) -> str:
-    """End an alert by hand; tells what follows. Raises `OrchaError` for one that is not open."""
+    """End an alert by hand; tells what follows.
+
+    Raises `OrchaError` for one that is not open, or that nobody would raise again although its cause stands.
+    """
     now = _now_of(installation)
     with installation.warehouse.write() as connection:
         alert = _open_one(connection, beginning)
+        if alert.kind == freezes.ROLLBACK_FAILED and alert.subject in freezes.frozen(connection):
+            raise OrchaError(
+                f"{_name(alert)} stands for as long as the node is frozen, and is not raised a second time. Set the "
+                f"node as it says, then `orcha unfreeze {alert.subject}`, which ends it; "
+                f"`orcha alerts ack {alert.alert_id[:SHORT_ID]}` keeps it quiet meanwhile."
+            )
         alert_rows.write_alerts(connection, [replace(alert, resolved_at=now, resolved_why=f"resolved by {who}")])
     again = f"`orcha alerts ack {alert.alert_id[:SHORT_ID]}` would have kept it quiet"
-    return f"{_name(alert)} is resolved. If its cause still stands, the next cycle raises it anew: {again}."
+    return f"{_name(alert)} is resolved. If its cause still stands, it is raised anew: {again}."
 
 
 def try_channels(installation: Installation, courier: Sends, name: str | None) -> list[Trial]:

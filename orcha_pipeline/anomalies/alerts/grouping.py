@@ -12,6 +12,7 @@ from orcha_pipeline.anomalies.anomaly import ORCHA, Scope
 AFTERMATH = timedelta(hours=2)
 """So long after a node was last away its fewer earnings follow from that: they are told of full hours, afterwards."""
 _AWAY = catalogue.NODE_UNREACHABLE.id
+_WRONG = catalogue.NODE_ERROR.id
 _STALE = catalogue.PRICE_STALE.id
 SYMPTOMS = frozenset(
     rule.id
@@ -28,7 +29,7 @@ SYMPTOMS = frozenset(
         catalogue.SERIES_LATENCY,
     )
 )
-"""What follows from a node being away, or having been."""
+"""What follows from a node being away, or having been; an error only while it is."""
 
 
 def grouped(
@@ -36,15 +37,23 @@ def grouped(
     *,
     nodes: Mapping[str, Collection[str]],
     tokens: Collection[str],
+    elsewhere: Collection[str] = (),
     lasting: Collection[Key] = (),
 ) -> list[Told]:
     """`told` with the causes of each named, and with what stands for several of them.
 
-    `nodes`: host -> all its nodes; `tokens`: all whose prices are asked for. `lasting`: of which alerts are open, or
-    were within `AFTERMATH`: a symptom follows from these as well.
+    `nodes`: host -> all its nodes; `tokens`: all whose prices are asked for. `elsewhere`: nodes of which not the host
+    is asked but a cloud. `lasting`: of which alerts are open, or were within `AFTERMATH`: what a node being away leaves
+    behind follows from these as well.
     """
     away = {item.subject: item for item in told if item.rule == _AWAY}
-    dead = {host: own for host, own in nodes.items() if len(own) > 1 and set(own) <= set(away)}
+    # What a cloud says of a node of a dead host is an error: it is not connected.
+    agreeing = away | {item.subject: item for item in told if item.rule == _WRONG and item.subject in elsewhere}
+    dead = {
+        host: own
+        for host, own in nodes.items()
+        if len(own) > 1 and set(own) <= set(agreeing) and set(own) - set(elsewhere)
+    }
     stale = {item.subject: item for item in told if item.rule == _STALE}
     no_feed = len(tokens) > 1 and set(tokens) <= set(stale)
     host_of = {node: host for host, own in nodes.items() for node in own}
@@ -61,11 +70,15 @@ def grouped(
             return None
         if item.subject in away:
             return _AWAY, item.subject
-        causes = ((HOST_UNREACHABLE.id, host), (_AWAY, item.subject))
+        # It answers by now: an error is news, whatever was before.
+        causes = () if item.rule == _WRONG else ((HOST_UNREACHABLE.id, host), (_AWAY, item.subject))
         return next((key for key in causes if key in lasting), None)
 
     members = [replace(item, cause=cause_of(item)) for item in told]
-    groups = [_dead_host(host, [away[node] for node in sorted(own)]) for host, own in sorted(dead.items())]
+    groups = [
+        _dead_host(host, [agreeing[node] for node in sorted(own, key=lambda node: (node in elsewhere, node))])
+        for host, own in sorted(dead.items())
+    ]
     if no_feed:
         groups.append(_no_feed([stale[token] for token in sorted(tokens)]))
     return [*members, *groups]

@@ -10,6 +10,9 @@ from orcha_pipeline.anomalies.anomaly import Severity
 from orcha_pipeline.model import SLOT
 from orcha_pipeline.warehouse.alert_rows import AlertRow
 
+ADDED_LATER = frozenset({"healing"})
+"""Of an alert's evidence, what no rule tells: others write it into the open alert."""
+
 
 class Change(StrEnum):
     """What becomes of an alert."""
@@ -51,7 +54,11 @@ def judge(
         opened = before.get(item.key)
         changes[item.key] = _opened(item, new_id()) if opened is None else _seen(opened, item)
     for key, alert in before.items():
-        if key not in changes and _is_over(alert, now, clears_after(alert.kind)):
+        if key in changes:
+            continue
+        if alert.last_seen_at is not None and alert.last_seen_at > now:  # by a clock that was ahead
+            changes[key] = Transition(Change.SEEN, replace(alert, last_seen_at=now))
+        elif _is_over(alert, now, clears_after(alert.kind)):
             gone = replace(alert, resolved_at=now, resolved_why="its cause is gone")
             changes[key] = Transition(Change.RESOLVE, gone)
     after = {alert.alert_id: alert for alert in known} | {t.alert.alert_id: t.alert for t in changes.values()}
@@ -83,11 +90,12 @@ def _opened(item: Told, alert_id: str) -> Transition:
 
 def _seen(alert: AlertRow, item: Told) -> Transition:
     """Told again. The gravest that it was stays, so that one that comes and goes is not told each time."""
-    seen_at = item.seen_at if alert.last_seen_at is None else max(item.seen_at, alert.last_seen_at)
-    seen, rank = replace(alert, last_seen_at=seen_at), Severity(alert.severity).rank
+    seen, rank = replace(alert, last_seen_at=item.seen_at), Severity(alert.severity).rank
     if item.severity.rank < rank:
         return Transition(Change.SEEN, seen)
-    seen = replace(seen, message=item.message, evidence=item.evidence, severity=item.severity.value, host=item.host)
+    kept = {name: value for name, value in alert.evidence.items() if name in ADDED_LATER}
+    evidence = {**kept, **item.evidence}
+    seen = replace(seen, message=item.message, evidence=evidence, severity=item.severity.value, host=item.host)
     if item.severity.rank == rank:
         return Transition(Change.SEEN, seen)
     # Who acknowledged the lesser has not heard of this.

@@ -7,9 +7,9 @@ message is marked as sent once its channel has taken it. Where Orcha is killed b
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol, Self
 from uuid import uuid4
@@ -17,22 +17,22 @@ from uuid import uuid4
 from orcha_pipeline.anomalies.alerts.causes import CHANNEL_FAILING
 from orcha_pipeline.anomalies.alerts.delivery import Outcome, name_of
 from orcha_pipeline.anomalies.alerts.missing_cycles import MissingCycles
-from orcha_pipeline.anomalies.alerts.parcels import RATE_WINDOW, Parcel, parcels
+from orcha_pipeline.anomalies.alerts.parcels import LONGEST_RETRY, RATE_WINDOW, Parcel, parcels
 from orcha_pipeline.anomalies.alerts.rounds import is_news, now_of, tell
 from orcha_pipeline.anomalies.alerts.wording import digest_of
 from orcha_pipeline.errors import OrchaError, where
 from orcha_pipeline.installation import Installation
-from orcha_pipeline.settings import ChannelSettings
+from orcha_pipeline.settings import AlertSettings, ChannelSettings
 from orcha_pipeline.warehouse import alert_rows, message_rows
+from orcha_pipeline.warehouse.alert_rows import AlertRow
 from orcha_pipeline.warehouse.decisions import Connection
 from orcha_pipeline.warehouse.message_rows import FAILING_ATTEMPTS, MessageRow
 
 _log = logging.getLogger(__name__)
 LOOK_SECONDS = 10.0
 FIRST_RETRY = timedelta(seconds=30)
-LONGEST_RETRY = timedelta(minutes=30)
 GIVE_UP_AFTER = timedelta(hours=24)
-"""What no channel took for so long is no news any more."""
+"""What a channel did not take for so long is no news any more."""
 
 
 class Sends(Protocol):
@@ -56,22 +56,30 @@ class _Load:
 
 
 class Postman:
-    """Looks for what is due until closed. A channel that hangs or fails holds up neither a look nor another channel."""
+    """Looks for what is due until closed. A channel that hangs or fails holds up neither a look nor another channel.
+
+    `read_settings` reads the settings of alerts as they are by now, which the cycles go by; without it they stay as
+    they are in `installation`.
+    """
 
     def __init__(
         self,
         installation: Installation,
         courier: Sends,
         *,
+        read_settings: Callable[[], AlertSettings] | None = None,
         look_seconds: float = LOOK_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._installation, self._courier, self._look_seconds = installation, courier, look_seconds
-        self._channels = {channel.name: channel for channel in installation.settings.alerts.channels}
+        self._read_settings = read_settings
+        self._wrong_settings = ""
         self._missing = MissingCycles(installation, monotonic=monotonic)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="postman", daemon=True)
         self._lock = threading.Lock()
+        # Two transactions of one process that change the same rows would fail.
+        self._writing = threading.Lock()
         self._busy: dict[str, threading.Thread] = {}
         # What a channel took and the warehouse does not know of yet: it must not be sent again.
         self._unmarked: dict[str, tuple[str, datetime]] = {}
@@ -126,18 +134,24 @@ class Postman:
             _log.warning("alerts cannot be sent for now: %s", problem)
         self._said = problem
 
+    @property
+    def _channels(self) -> Mapping[str, ChannelSettings]:
+        return {channel.name: channel for channel in self._installation.settings.alerts.channels}
+
     def look(self) -> None:
         """Queue what is new, and have each channel that is free send what is due."""
+        self._follow_settings()
         now = now_of(self._installation)
         warehouse = self._installation.warehouse
         with warehouse.read() as connection:
             to_do = self._to_do(connection, now)
         if to_do:
-            with warehouse.write() as connection:
-                self._mark_sent(connection)
-                message_rows.drop_channels_but(connection, list(self._channels), at=now)
+            with self._writing, warehouse.write() as connection:
+                marked = self._mark_sent(connection)
+                self._forget_channels(connection, now)
                 missing = self._missing.look(connection, now)
                 tell(connection, self._installation, now, changed={missing.alert_id: missing} if missing else None)
+            self._forget(marked)
             self._said = ""
         with warehouse.read() as connection:
             loads = self._loads(connection, now)
@@ -148,9 +162,39 @@ class Postman:
         """Whether anything is to be written: most looks find nothing, and leave the file to others."""
         missing = self._missing.look(connection, now) is not None
         waiting = message_rows.waiting_messages(connection)
-        orphans = any(message.channel not in self._channels for message in waiting)
-        news = is_news(alert_rows.alerts_to_announce(connection), self._installation, now)
+        orphans = not self._wrong_settings and any(message.channel not in self._channels for message in waiting)
+        alerts = alert_rows.alerts_to_announce(connection)
+        news = is_news(alerts, self._installation, now) or bool(self._failing_no_more(alerts))
         return missing or orphans or news or bool(self._unmarked)
+
+    def _follow_settings(self) -> None:
+        """Take over the settings of alerts as they are by now. What cannot be used leaves them as they were."""
+        if self._read_settings is None:
+            return
+        try:
+            alerts, wrong = self._read_settings(), ""
+        except OrchaError as problem:
+            alerts, wrong = self._installation.settings.alerts, str(problem)
+        if wrong and wrong != self._wrong_settings:
+            _log.warning("alerts are sent by the settings as they were: %s", wrong)
+        self._wrong_settings = wrong
+        if alerts != self._installation.settings.alerts:
+            settings = self._installation.settings.model_copy(update={"alerts": alerts})
+            self._installation = replace(self._installation, settings=settings)
+
+    def _forget_channels(self, connection: Connection, now: datetime) -> None:
+        """Give up what waits for channels that are no longer configured, and end what was told of them."""
+        if self._wrong_settings:
+            return
+        message_rows.drop_channels_but(connection, list(self._channels), at=now)
+        for alert in self._failing_no_more(alert_rows.open_alerts(connection)):
+            told = {"kind": alert.kind, "subject": alert.subject}
+            alert_rows.resolve_alert(connection, **told, at=now, why="the channel is no longer configured")
+
+    def _failing_no_more(self, alerts: Sequence[AlertRow]) -> list[AlertRow]:
+        """The open alerts of these that tell of a channel which is no longer configured."""
+        failing = [alert for alert in alerts if alert.kind == CHANNEL_FAILING.id and alert.is_open]
+        return [alert for alert in failing if not self._wrong_settings and alert.subject not in self._channels]
 
     # --- sending
 
@@ -207,24 +251,29 @@ class Postman:
         if outcome.taken:
             with self._lock:
                 self._unmarked |= dict.fromkeys(parcel.ids, (str(uuid4()), now))
-        with self._installation.warehouse.write() as connection:
+        marked: Collection[str] = ()
+        with self._writing, self._installation.warehouse.write() as connection:
             if outcome.taken:
-                self._mark_sent(connection)
+                marked = self._mark_sent(connection)
                 told = {"kind": CHANNEL_FAILING.id, "subject": channel.name}
                 alert_rows.resolve_alert(connection, **told, at=now, why="it takes messages again")
             else:
                 self._mark_failed(connection, channel, parcel.messages, outcome, now)
-        if outcome.taken:
-            with self._lock:
-                for message_id in parcel.ids:
-                    self._unmarked.pop(message_id, None)
+        self._forget(marked)
 
-    def _mark_sent(self, connection: Connection) -> None:
+    def _mark_sent(self, connection: Connection) -> Collection[str]:
+        """Note what was taken. Returns which: it is forgotten once the warehouse has kept it."""
         with self._lock:
             unmarked = dict(self._unmarked)
         for delivery_id, at in dict.fromkeys(unmarked.values()):
             ids = [each for each, delivery in unmarked.items() if delivery == (delivery_id, at)]
             message_rows.mark_sent(connection, ids, delivery_id=delivery_id, at=at)
+        return unmarked.keys()
+
+    def _forget(self, marked: Collection[str]) -> None:
+        with self._lock:
+            for message_id in marked:
+                self._unmarked.pop(message_id, None)
 
     def _mark_failed(
         self,
@@ -242,7 +291,7 @@ class Postman:
             error=outcome.why,
             at=now,
             again_at=now + retry_after(attempts),
-            given_up=all(message.queued_at < now - GIVE_UP_AFTER for message in messages),
+            held_before=now - GIVE_UP_AFTER,
         )
         if attempts >= FAILING_ATTEMPTS or outcome.hopeless:
             alert_rows.raise_alert(

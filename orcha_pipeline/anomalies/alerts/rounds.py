@@ -12,6 +12,7 @@ from orcha_pipeline.anomalies.alerts.told import clears_after, told_of
 from orcha_pipeline.errors import OrchaError
 from orcha_pipeline.installation import Installation
 from orcha_pipeline.model import slot_of
+from orcha_pipeline.protocols.registry import asked_elsewhere
 from orcha_pipeline.warehouse import alert_rows, anomaly_rows, message_rows
 from orcha_pipeline.warehouse.alert_rows import AlertRow
 from orcha_pipeline.warehouse.decisions import Connection
@@ -34,6 +35,7 @@ def take_stock(connection: Connection, installation: Installation, now: datetime
         told_of(anomaly_rows.standing(connection, slot_of(now))),
         nodes=_nodes_by_host(installation),
         tokens=_tokens(connection, installation, now),
+        elsewhere={node.name for node in installation.settings.nodes if asked_elsewhere(node.protocol)},
         lasting={(alert.kind, alert.subject) for alert in known},
     )
     transitions = judge(known, told, now=now, clears_after=clears_after, new_id=_new_id)
@@ -53,6 +55,7 @@ def tell(
     settings = installation.settings.alerts
     alerts = {alert.alert_id: alert for alert in alert_rows.alerts_to_announce(connection)} | dict(changed or {})
     ended = [alert.alert_id for alert in alerts.values() if not alert.is_open]
+    message_rows.drop_escalations(connection, ended, at=now)
     made = announce(
         alerts.values(),
         now=now,

@@ -12,10 +12,14 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 30.0
 """Mail servers look long at what they take."""
+MOST_PARTS = 5
+"""What is too long for its service comes in so many at most: some take one in five seconds, some cost money."""
+REST = "\n\n... the rest is told by `orcha alerts`."
 TAKEN, REFUSED, UNUSABLE = "taken", "refused", "unusable"
 _STATUS = re.compile(r"error=(\d{3})\b|\((?=[2345]\d\d, b['\"])(\d{3}),")
 _REASONS = (
@@ -64,7 +68,13 @@ def send(url: str, title: str, body: str, severity: str, *, seconds: float) -> t
     service = apprise.Apprise(asset=asset)
     if not service.add(url):
         return UNUSABLE, "Apprise does not understand its address (see https://appriseit.com)"
-    for each in service:  # what was taken but not confirmed in time would be sent again
+    if sum(_targets(each) for each in service) > 1:  # where one failed, the others would get all of it again
+        return UNUSABLE, "its address names several targets: give each a channel of its own"
+    for each in service:
+        if each.overflow_mode == apprise.OverflowMode.UPSTREAM:  # what is too long would be refused for good
+            each.overflow_mode = apprise.OverflowMode.SPLIT
+            body = _cut(body, MOST_PARTS * each.body_maxlen)
+        # What was taken but not confirmed in time would be sent again.
         each.socket_connect_timeout = max(each.socket_connect_timeout or 0.0, CONNECT_SECONDS)
         each.socket_read_timeout = max(each.socket_read_timeout or 0.0, ANSWER_SECONDS)
     kind = {"info": "info", "warning": "warning", "critical": "failure"}.get(severity, "info")
@@ -74,6 +84,19 @@ def send(url: str, title: str, body: str, severity: str, *, seconds: float) -> t
     if time.monotonic() - begun >= seconds:
         return REFUSED, f"it has not taken the message after {seconds:.0f} s"
     return REFUSED, reason(lines.texts)
+
+
+def _targets(service: Any) -> int:
+    """How many deliveries this comes to where each is taken at once."""
+    return len(service) // (service.retry + 1)
+
+
+def _cut(body: str, most: int) -> str:
+    """Not longer than `most` characters, cut between two lines where it is."""
+    if len(body) <= most:
+        return body
+    kept = body[: most - len(REST)]
+    return f"{kept[: kept.rfind(chr(10))].rstrip()}{REST}" if "\n" in kept else f"{kept}{REST}"
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Alerts on the terminal and as JSON. The JSON's shape is a promise, kept in docs/alerts.md: keys are added only."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -26,14 +26,21 @@ def alerts_view(alerts: Sequence[AlertRow], *, every: bool, simulated: bool) -> 
         grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     shown = {alert.alert_id for alert in alerts}
+    below: dict[str, list[AlertRow]] = {}
+    for alert in alerts:
+        if alert.group_id is not None:
+            below.setdefault(alert.group_id, []).append(alert)
     for alert in alerts:
         if alert.group_id not in shown:
-            _add(grid, alert, "")
-            for member in alerts:
-                if member.group_id == alert.alert_id:
-                    _add(grid, member, "└ ")
+            _add_all(grid, alert, below, 0)
     head = Text(f"Alerts{' (simulated)' if simulated else ''}", style="bold")
     return Group(head, grid, Text("`orcha alerts ack ID` keeps one quiet; docs/alerts.md tells of each rule."))
+
+
+def _add_all(grid: Table, alert: AlertRow, below: Mapping[str, Sequence[AlertRow]], depth: int) -> None:
+    _add(grid, alert, f"{'  ' * (depth - 1)}└ " if depth else "")
+    for member in below.get(alert.alert_id, ()):
+        _add_all(grid, member, below, depth + 1)
 
 
 def _add(grid: Table, alert: AlertRow, mark: str) -> None:

@@ -81,14 +81,16 @@ def digest_of(messages: Sequence[MessageRow], alerts: Mapping[str, AlertRow], *,
     known = [alerts[alert_id] for alert_id in ids if alert_id in alerts]
     still, over = [a for a in known if a.is_open], [a for a in known if not a.is_open]
     count = f"{len(known)} alert{'s' if len(known) != 1 else ''}, {len(still)} of them open"
-    lines = [_line(alert) for alert in (*still, *over)]
+    late = {message.alert_id for message in messages if message.occasion == Occasion.ESCALATED}
+    lines = [_line(alert, is_late=alert.alert_id in late) for alert in (*still, *over)]
     more = len(lines) - MOST_LINES
     told = [*lines[:MOST_LINES], *([f"and {more} more: `orcha alerts list --all`"] if more > 0 else [])]
     return harmless(f"{_sender(simulated=simulated)} digest: {count}"), "\n\n".join(told)
 
 
-def _line(alert: AlertRow) -> str:
-    state = "open" if alert.resolved_at is None else f"until {moment(alert.resolved_at)}"
+def _line(alert: AlertRow, *, is_late: bool) -> str:
+    stands = "still open, not acknowledged" if is_late and alert.acknowledged_at is None else "open"
+    state = stands if alert.resolved_at is None else f"until {moment(alert.resolved_at)}"
     remedy = f" What to do: {alert.evidence['remedy']}" if alert.is_open and alert.evidence.get("remedy") else ""
     head = f"{alert.severity}: {alert.kind} {subject_of(alert)}, since {moment(alert.raised_at)}, {state}"
     return harmless(f"[{alert.alert_id[:SHORT_ID]}] {head}. {alert.message}{remedy}")

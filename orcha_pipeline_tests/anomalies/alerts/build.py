@@ -1,6 +1,6 @@
 """What cycles tell and what is on record, for the tests of alerts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
 from itertools import count
@@ -10,7 +10,7 @@ from typing import Any
 from orcha_pipeline.anomalies.alerts.rounds import Round, take_stock
 from orcha_pipeline.anomalies.alerts.told import Told
 from orcha_pipeline.anomalies.anomaly import Anomaly, Scope, Severity
-from orcha_pipeline.anomalies.catalogue import EARNINGS_DROP, NODE_UNREACHABLE
+from orcha_pipeline.anomalies.catalogue import EARNINGS_DROP, NODE_ERROR, NODE_UNREACHABLE
 from orcha_pipeline.clock import FixedClock
 from orcha_pipeline.model import slot_of
 from orcha_pipeline.settings import AlertSettings
@@ -74,13 +74,20 @@ def a_message(message_id: str = "message-1", **changes: Any) -> MessageRow:
 
 
 class Rig:
-    """An installation with nodes on one host, what its cycles find, and what the alerts come to."""
+    """An installation with nodes on one host, what its cycles find, and what the alerts come to.
 
-    def __init__(self, home: Path, *, nodes: Sequence[str] = ("a", "b"), **alerts: Any) -> None:
+    `nodes` are names, or names with their protocols.
+    """
+
+    def __init__(self, home: Path, *, nodes: Sequence[str] | Mapping[str, str] = ("a", "b"), **alerts: Any) -> None:
         self.clock = FixedClock(NOW)
-        made = installation(home, self.clock, nodes)
-        told = AlertSettings.model_validate(alerts)
-        self.installation = replace(made, settings=made.settings.model_copy(update={"alerts": told}))
+        made = installation(home, self.clock, list(nodes))
+        told: dict[str, Any] = {"alerts": AlertSettings.model_validate(alerts)}
+        if isinstance(nodes, Mapping):
+            told["nodes"] = tuple(
+                node.model_copy(update={"protocol": nodes[node.name]}) for node in made.settings.nodes
+            )
+        self.installation = replace(made, settings=made.settings.model_copy(update=told))
         self.warehouse = made.warehouse
 
     def cycle(self, *anomalies: Anomaly, after: timedelta = timedelta(0)) -> Round:
@@ -114,6 +121,11 @@ class Rig:
 def away(node: str) -> Anomaly:
     """A node that does not answer."""
     return NODE_UNREACHABLE.found(node, "does not answer: connection refused", at=NOW, host="box")
+
+
+def in_error(node: str) -> Anomaly:
+    """A node that answers, or of which a cloud does, but not as it should."""
+    return NODE_ERROR.found(node, "answers, but not as it should: not connected", at=NOW, host="box")
 
 
 def dropped(node: str) -> Anomaly:

@@ -5,9 +5,11 @@ import json
 import pytest
 import tomlkit
 
+from orcha_pipeline.warehouse import freezes
 from orcha_pipeline.warehouse.connection import Warehouse
-from orcha_pipeline_tests.anomalies.alerts.build import Rig, an_alert, away
+from orcha_pipeline_tests.anomalies.alerts.build import SLOT, Rig, an_alert, away, dropped
 from orcha_pipeline_tests.anomalies.alerts.servers import SECRET, free_port
+from orcha_pipeline_tests.rig import NOW
 
 HOST = {
     "name": "box",
@@ -50,6 +52,16 @@ def test_open_alerts_are_listed_with_those_they_stand_for(orcha, home):
     assert orcha("alerts", "list")[1] == out
 
 
+def test_what_stands_under_one_that_stands_under_another_is_listed_too(orcha, home):
+    rig = Rig(home)
+    rig.cycle(away("a"), dropped("a"))
+    rig.cycle(away("a"), away("b"), after=SLOT)
+    lines = [line for line in orcha("alerts")[1].splitlines() if " since " in line]
+    assert [line.find("└") for line in lines if "node-unreachable" in line] == [0, 0]
+    (nested,) = [line for line in lines if "earnings-drop a" in line]
+    assert nested.startswith("  └ ")
+
+
 def test_as_json_they_have_all_there_is_to_know(orcha, home):
     Rig(home).cycle(away("a"))
     code, out, _ = orcha("alerts", "list", "--json")
@@ -85,10 +97,22 @@ def test_an_alert_is_resolved_by_hand_and_then_no_more(orcha, home):
     Rig(home).cycle(away("a"))
     ((alert_id, *_),) = alerts(home)
     code, out, _ = orcha("alerts", "resolve", alert_id, "--by", "ada")
-    assert (code, "If its cause still stands, the next cycle raises it anew" in out) == (0, True)
+    assert (code, "If its cause still stands, it is raised anew" in out) == (0, True)
     assert alerts(home) == [(alert_id, None, "resolved by ada")]
     code, _, err = orcha("alerts", "ack", alert_id)
     assert (code, "was resolved at" in err) == (1, True)
+
+
+def test_what_nobody_would_raise_again_is_not_resolved_by_hand(orcha, home):
+    rig = Rig(home)
+    with rig.warehouse.write() as connection:
+        freezes.freeze(connection, application_id="x", stuck={"a": "set its limit to 50 by hand"}, at=NOW)
+    ((alert_id, *_),) = alerts(home)
+    code, _, err = orcha("alerts", "resolve", alert_id)
+    assert (code, "then `orcha unfreeze a`, which ends it" in " ".join(err.split())) == (1, True)
+    assert rig.open() == ["rollback_failed a"]
+    assert orcha("unfreeze", "a")[0] == 0
+    assert rig.open() == []
 
 
 @pytest.mark.parametrize(

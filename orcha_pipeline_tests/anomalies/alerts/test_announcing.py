@@ -75,6 +75,13 @@ def test_its_end_is_told_once_to_those_who_were_told_of_it():
     assert announced([never_told], NOW + HOUR, told={"alert-1": {"mail"}}) == ((), [])
 
 
+def test_who_was_told_of_it_by_itself_hears_of_its_end_although_another_came_to_stand_for_it():
+    over = an_alert(announced_at=NOW, announced_severity="critical", group_id="g", resolved_at=NOW, resolved_why="gone")
+    _, messages = announced([over], told={"alert-1": {"mail"}})
+    assert [(channel, occasion) for channel, occasion, *_ in messages] == [("mail", "resolved")]
+    assert announced([replace(over, announced_at=None)], told={"alert-1": {"mail"}}) == ((), [])
+
+
 def test_the_end_of_what_was_only_information_is_not_told():
     over = an_alert(severity="info", announced_at=NOW, announced_severity="info", resolved_at=NOW)
     (told,), messages = announced([over], told={"alert-1": {"mail"}})
@@ -152,6 +159,14 @@ def test_a_digest_tells_each_alert_once_as_it_stands_by_now():
     assert first.startswith("[open] warning: node-unreachable a (box), since 2026-03-05 12:05 UTC, open. a: is slow.")
     assert "What to do: Look at it." in first
     assert "until 2026-03-05 13:05 UTC. b: was away." in second
+
+
+def test_a_digest_tells_what_is_in_it_because_nobody_has_acknowledged_it():
+    alerts = {"a": an_alert("a"), "b": an_alert("b", subject="b")}
+    messages = [a_message("1", alert_id="a", occasion="escalated"), a_message("2", alert_id="b")]
+    first, second = digest_of(messages, alerts, simulated=False)[1].split("\n\n")
+    assert "since 2026-03-05 12:05 UTC, still open, not acknowledged. a: does not answer." in first
+    assert "since 2026-03-05 12:05 UTC, open. a: does not answer." in second
 
 
 def test_a_long_digest_counts_what_it_does_not_tell():

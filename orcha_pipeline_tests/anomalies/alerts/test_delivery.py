@@ -1,16 +1,23 @@
 """Messages go through Apprise to a real mail server and a real webhook; what fails is told without the address."""
 
+import json
+import logging
 import threading
 import time
 
 import pytest
+import requests
 
 from orcha_pipeline.anomalies.alerts.delivery import Courier, Outcome, name_of
-from orcha_pipeline.anomalies.alerts.sender import reason
+from orcha_pipeline.anomalies.alerts.sender import MOST_PARTS, reason, send
 from orcha_pipeline.settings import ChannelSettings
 from orcha_pipeline_tests.anomalies.alerts.servers import SECRET, free_port
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(180),
+    pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning"),  # Apprise's own
+]
 TEXT = {
     "title": "[Orcha] critical: of a",
     "body": "It does not answer.\n\nLook <b>at</b> *it*.",
@@ -37,6 +44,67 @@ def test_a_webhook_gets_the_words_as_they_are(hook):
     assert Courier().send(channel(hook.url), **TEXT).taken
     (post,) = hook.posts
     assert (post["title"], post["message"], post["type"]) == (TEXT["title"], TEXT["body"], "failure")
+
+
+# --- services that take little at a time
+
+DISCORD = "discord://123456789012345678/abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyz0123456789"
+TELEGRAM = "tgram://123456789:abcdefg_hijklmnop/12315544"
+
+
+@pytest.fixture
+def limits(monkeypatch):
+    """Discord and Telegram: what is too long is refused. What they took, in order."""
+    taken = []
+
+    def post(url, **given):
+        content = json.loads(given["data"]) if "data" in given else given["json"]
+        text = content.get("content") or content["text"]
+        answer = requests.Response()
+        answer.status_code, answer._content = 400, b'{"ok": false, "description": "too long"}'
+        if len(text) <= (2000 if "discord" in url else 4096):
+            taken.append(text)
+            answer.status_code, answer._content = 200, b'{"ok": true}'
+        return answer
+
+    monkeypatch.setattr(requests, "post", post)
+    for name, value in (("handlers", []), ("propagate", True), ("level", 0)):
+        monkeypatch.setattr(logging.getLogger("apprise"), name, value)  # which `send` makes its own
+    return taken
+
+
+@pytest.mark.parametrize("url", [DISCORD, TELEGRAM])
+def test_a_message_that_is_too_long_for_its_service_comes_in_parts(limits, url):
+    lines = [f"[alert-{number:02}] warning: low-gas of streamr-{number:02}. {'x' * 200}" for number in range(30)]
+    assert send(url, "[Orcha] digest: 30 alerts", "\n\n".join(lines), "warning", seconds=20.0) == ("taken", "")
+    assert 1 < len(limits) <= MOST_PARTS
+    assert all(line[:30] in "".join(limits) for line in lines), "nothing of it is lost"
+
+
+def test_what_would_come_in_too_many_parts_is_cut_and_says_so(limits):
+    body = "\n\n".join(f"[alert-{number:02}] {'x' * 590}" for number in range(60))
+    assert send(DISCORD, "[Orcha] digest: 60 alerts", body, "warning", seconds=20.0)[0] == "taken"
+    assert MOST_PARTS <= len(limits) <= MOST_PARTS + 1
+    assert limits[-1].endswith("the rest is told by `orcha alerts`.")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"{TELEGRAM}/999999",
+        f"json://127.0.0.1:9/{SECRET}, json://127.0.0.1:9/b",
+        f"mailto://{SECRET}:pass@example.org?to=a@example.org,b@example.org",
+        "ntfy://127.0.0.1/one/two",
+    ],
+)
+def test_an_address_of_several_targets_is_refused_before_anything_is_sent(limits, url):
+    outcome, why = send(url, "a title", "a body", "warning", seconds=20.0)
+    assert (outcome, why) == ("unusable", "its address names several targets: give each a channel of its own")
+    assert limits == []
+
+
+def test_a_target_that_is_tried_more_than_once_is_one(limits):
+    assert send(f"{DISCORD}?retry=2", "a title", "a body", "warning", seconds=20.0)[0] == "taken"
 
 
 @pytest.mark.parametrize("status", [401, 404, 500])

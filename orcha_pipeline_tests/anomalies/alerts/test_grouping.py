@@ -46,6 +46,30 @@ def test_what_follows_from_a_node_being_away_stands_under_that_or_under_its_dead
     assert dead["unusual-hour", "b"] == ("host-unreachable", "box")
 
 
+FOUR = {"box": ["golem", "grass", "storj", "streamr"]}
+
+
+def test_what_a_cloud_says_of_a_node_of_a_dead_host_stands_under_it_as_well():
+    lost = [told(subject=name) for name in ("golem", "storj", "streamr")]
+    found = grouped([*lost, told("node-error", "grass")], nodes=FOUR, tokens=TOKENS, elsewhere={"grass"})
+    (group,) = [item for item in found if item.rule == "host-unreachable"]
+    assert group.message == (
+        "box: none of its 4 nodes answers (golem, storj, streamr, grass). golem: does not answer."
+    ), "a node that is asked on the host speaks first"
+    assert {item.cause for item in found if item is not group} == {("host-unreachable", "box")}
+    assert ("host-unreachable", "box") in causes([*lost, told(subject="grass")], nodes=FOUR, elsewhere={"grass"})
+    assert ("host-unreachable", "box") not in causes(lost, nodes=FOUR, elsewhere={"grass"}), "its cloud still sees it"
+    here = [told(subject=name) for name in ("golem", "grass", "streamr")]
+    found = causes([*here, told("node-error", "storj")], nodes=FOUR, elsewhere={"grass"})
+    assert ("host-unreachable", "box") not in found, "a node that answers with an error is no sign of a dead host"
+
+
+def test_a_cloud_that_is_away_is_no_dead_host():
+    two = [told(subject="a"), told(subject="b")]
+    assert set(causes(two, elsewhere={"a", "b"}).values()) == {None}
+    assert ("host-unreachable", "box") in causes(two, elsewhere={"b"})
+
+
 def test_what_does_not_follow_from_it_stands_for_itself():
     found = causes(
         [told(subject="a"), told(subject="b"), told("node-slashed", "a"), told("disk-filling", "box", scope=Scope.HOST)]
@@ -58,6 +82,13 @@ def test_the_aftermath_of_an_outage_stands_under_it():
     assert causes(late, lasting={("node-unreachable", "a")})["earnings-drop", "a"] == ("node-unreachable", "a")
     assert causes(late, lasting={("host-unreachable", "box")})["earnings-drop", "a"] == ("host-unreachable", "box")
     assert causes(late, lasting={("node-unreachable", "b")})["earnings-drop", "a"] is None
+
+
+def test_an_error_after_an_outage_is_news():
+    error = [told("node-error", "a")]
+    for over in (("node-unreachable", "a"), ("host-unreachable", "box")):
+        assert causes(error, lasting={over})["node-error", "a"] is None
+    assert causes([told(subject="a"), *error])["node-error", "a"] == ("node-unreachable", "a")
 
 
 def test_all_prices_stale_are_one_alert_and_some_are_not():

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from orcha_pipeline.anomalies.alerts.lifecycle import Change, escalations, judge
 from orcha_pipeline.anomalies.anomaly import Severity
+from orcha_pipeline.healing.telling import EVIDENCE
 from orcha_pipeline_tests.anomalies.alerts.build import MINUTE, SLOT, an_alert, ids, told
 from orcha_pipeline_tests.rig import NOW
 
@@ -55,6 +56,23 @@ def test_what_comes_and_goes_within_that_time_is_one_alert():
         assert [change for change, _ in changed] == ([Change.SEEN] if number % 2 == 0 else [])
         alert = changed[0][1] if changed else alert
     assert alert.alert_id == "alert-1"
+
+
+def test_by_a_clock_that_was_ahead_and_is_set_right_it_ends_in_its_time():
+    ahead = an_alert(last_seen_at=NOW + 720 * HOUR)
+    ((_, seen),) = judged([ahead], [told()])
+    assert seen.last_seen_at == NOW
+    ((change, kept),) = judged([ahead], [])
+    assert (change, kept.last_seen_at) == (Change.SEEN, NOW), "nobody knows when it was last told"
+    assert judged([kept], [], NOW + SLOT) == []
+    ((change, over),) = judged([kept], [], NOW + 2 * SLOT)
+    assert (change, over.resolved_at) == (Change.RESOLVE, NOW + 2 * SLOT)
+
+
+def test_what_others_wrote_into_it_stays_and_what_its_rule_no_longer_tells_goes():
+    alert = an_alert(evidence={"remedy": "Look.", "score": 3.0, EVIDENCE: "Orcha restarted it."})
+    ((_, seen),) = judged([alert], [told(evidence={"remedy": "Look again."}, seen_at=NOW + SLOT)], NOW + SLOT)
+    assert seen.evidence == {"remedy": "Look again.", EVIDENCE: "Orcha restarted it."}
 
 
 def test_after_days_away_what_is_told_again_is_still_the_same_alert():

@@ -1,5 +1,6 @@
 """What goes out to a channel now: nothing is lost or told twice, and no flood reaches it."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 from hypothesis import given
@@ -19,7 +20,11 @@ def sent_now(waiting, sent=(), rate=20):
 def messages(count, severity="warning", **changes):
     return [
         a_message(
-            f"{severity}-{number}", severity=severity, queued_at=NOW - MINUTE + number * timedelta(seconds=1), **changes
+            f"{severity}-{number}",
+            alert_id=f"{severity}-{number}",
+            severity=severity,
+            queued_at=NOW - MINUTE + number * timedelta(seconds=1),
+            **changes,
         )
         for number in range(count)
     ]
@@ -53,6 +58,31 @@ def test_what_is_beyond_the_rate_goes_out_in_one_message_and_nothing_after_it_fo
 def test_no_flood_of_others_holds_a_critical_message_back():
     used_up = [(NOW - MINUTE, "warning")] * 3
     assert sent_now([*messages(9), *messages(1, "critical")], sent=used_up, rate=3) == [(False, ["critical-0"])]
+
+
+def test_while_what_failed_waits_to_be_tried_again_all_waits_behind_it():
+    failed = a_message("raised", attempts=3, due_at=NOW + MINUTE)
+    assert sent_now([failed, a_message("resolved", occasion="resolved")]) == []
+    assert sent_now([replace(failed, due_at=NOW), a_message("resolved", occasion="resolved")]) == [
+        (False, ["raised"]),
+        (False, ["resolved"]),
+    ]
+
+
+def test_the_end_of_what_was_critical_is_counted_with_the_others_unless_it_waits_with_its_beginning():
+    ends = [replace(each, occasion="resolved", alert_id=f"other-{each.message_id}") for each in messages(4, "critical")]
+    raised = a_message("raised", severity="critical")
+    assert sent_now([*ends, raised], sent=[(NOW - MINUTE, "warning")] * 3, rate=3) == [(False, ["raised"])]
+    end = replace(ends[0], message_id="its end", alert_id=raised.alert_id, queued_at=NOW)
+    assert sent_now([raised, end], sent=[(NOW - MINUTE, "critical")] * 3, rate=3) == [], "no end before its beginning"
+    assert sent_now([raised, end]) == [(False, ["raised"]), (False, ["its end"])]
+
+
+def test_what_a_clock_that_was_ahead_has_sent_and_put_off_holds_nothing_up():
+    ahead = NOW + timedelta(days=30)
+    assert len(sent_now(messages(2), sent=[(ahead, "warning")] * 3, rate=3)) == 2
+    assert sent_now([a_message("failed", attempts=1, queued_at=NOW, due_at=ahead)]) == [(False, ["failed"])]
+    assert sent_now([a_message("queued", queued_at=ahead, due_at=ahead)]) == [(False, ["queued"])]
 
 
 def test_a_flood_of_critical_ones_is_one_message_as_well():

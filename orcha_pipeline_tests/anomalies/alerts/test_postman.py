@@ -9,12 +9,15 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import tomlkit
 
+from orcha_pipeline.anomalies.alerts.commands import acknowledge, resolve
 from orcha_pipeline.anomalies.alerts.delivery import Courier, Outcome
 from orcha_pipeline.anomalies.alerts.postman import GIVE_UP_AFTER, LONGEST_RETRY, Postman
 from orcha_pipeline.anomalies.catalogue import LOW_GAS, SERIES_YIELD
 from orcha_pipeline.errors import WarehouseError
-from orcha_pipeline.warehouse import alert_rows, decisions
+from orcha_pipeline.settings_file import load_settings
+from orcha_pipeline.warehouse import alert_rows, decisions, message_rows
 from orcha_pipeline.warehouse.message_rows import FAILING_ATTEMPTS, waiting_messages
 from orcha_pipeline_tests.anomalies.alerts.build import MINUTE, SLOT, Rig, away
 from orcha_pipeline_tests.anomalies.alerts.servers import SECRET, free_port
@@ -134,6 +137,31 @@ def test_the_night_is_told_in_one_message_in_the_morning(tmp_path, mailbox):
     assert rig.waiting() == []
 
 
+@pytest.mark.parametrize("meanwhile", ["acknowledged", "over", ""])
+def test_what_was_to_be_escalated_after_the_night_is_dropped_where_that_is_moot_by_then(tmp_path, meanwhile):
+    channels = [{"name": "mail", "url": "json://x"}, {"name": "boss", "url": "json://x", "escalation": True}]
+    rig, spy = Rig(tmp_path, channels=channels, quiet_hours=[{"from": "22:00", "until": "07:00"}]), Spy()
+    postman = Postman(rig.installation, spy)
+    rig.clock.set(NIGHT - 105 * MINUTE)
+    for _ in range(5):
+        rig.cycle(poor(), after=SLOT)
+        postman.finish(wait=WAIT)
+    assert [name for name, _ in rig.waiting()] == ["boss"]
+    if meanwhile == "acknowledged":
+        acknowledge(rig.installation, rig.alerts()["low-gas", "b"].alert_id, who="ada")
+    for _ in range(3):
+        rig.cycle(*([] if meanwhile == "over" else [poor()]), after=SLOT)
+        postman.finish(wait=WAIT)
+    rig.clock.set(datetime(2026, 3, 6, 7, 0, tzinfo=UTC))
+    postman.finish(wait=WAIT)
+    told = [body for name, _, body in spy.sent if name == "boss"]
+    assert len(told) == (0 if meanwhile else 1)
+    assert all("still open, not acknowledged" in body for body in told)
+    assert [title for name, title, _ in spy.sent if name == "mail"][1:] == (
+        ["[Orcha] digest: 1 alert, 0 of them open"] if meanwhile == "over" else []
+    )
+
+
 def test_a_flood_is_a_few_messages_and_one_that_tells_the_rest(tmp_path):
     names = [f"n{number}" for number in range(12)]
     rig, spy = Rig(tmp_path, nodes=names, channels=[{"name": "mail", "url": "json://x", "messages_per_hour": 3}]), Spy()
@@ -234,6 +262,36 @@ def test_what_was_taken_is_not_sent_again_while_the_warehouse_cannot_be_written(
     monkeypatch.setattr(type(rig.warehouse), "write", whole)
     postman.finish(wait=WAIT)
     assert (len(spy.sent), rig.waiting()) == (1, [])
+    monkeypatch.setattr(type(rig.warehouse), "write", full)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            postman.look()  # which would raise: it is noted by now, and nothing is left to be written
+    assert len(spy.sent) == 1
+
+
+def test_channels_that_take_a_message_at_the_same_moment_are_noted_one_after_the_other(tmp_path, monkeypatch, caplog):
+    rig = Rig(tmp_path, channels=[{"name": "mail", "url": "json://x"}, {"name": "hook", "url": "json://x"}])
+    both, mark_sent = threading.Barrier(2), message_rows.mark_sent
+    noting, meanwhile = threading.Lock(), threading.Event()
+
+    class Together(Spy):
+        def send(self, channel, **message):
+            both.wait(WAIT)
+            return super().send(channel, **message)
+
+    def slow(*arguments, **named):
+        if not noting.acquire(blocking=False):
+            meanwhile.set()
+        else:
+            meanwhile.wait(1.0)
+            noting.release()
+        mark_sent(*arguments, **named)
+
+    monkeypatch.setattr(message_rows, "mark_sent", slow)
+    rig.cycle(away("a"))
+    with caplog.at_level(logging.WARNING):
+        Postman(rig.installation, Together()).finish(wait=WAIT)
+    assert (meanwhile.is_set(), rig.waiting(), caplog.text) == (False, [], "")
 
 
 def test_that_a_channel_fails_is_told_through_the_others_and_its_return_too(tmp_path):
@@ -277,12 +335,129 @@ def test_what_no_channel_takes_for_a_day_is_given_up(tmp_path):
     assert (len(spy.sent), rig.waiting()) == (2, [])
 
 
+def test_an_end_does_not_overtake_its_beginning_while_the_channel_fails(tmp_path):
+    rig = Rig(tmp_path, channels=[{"name": "hook", "url": "json://x"}], escalate_after_minutes=0.0)
+    attempts = 6
+    spy = Spy(*[Outcome(taken=False, why="it answered 500")] * attempts)
+    postman = Postman(rig.installation, spy)
+    rig.cycle(away("a"))
+    while len(spy.sent) < attempts:
+        postman.finish(wait=WAIT)
+        rig.clock.set(rig.clock.now() + MINUTE)
+    rig.clock.set(NOW + 2 * SLOT)
+    rig.cycle()
+    for _ in range(40):
+        postman.finish(wait=WAIT)
+        rig.clock.set(rig.clock.now() + MINUTE)
+    assert [title for _, title, _ in spy.sent[attempts:]] == [
+        "[Orcha] critical: node-unreachable a (box)",
+        "[Orcha] resolved: node-unreachable a (box)",
+    ]
+
+
+def test_what_waited_for_the_end_of_a_quiet_weekend_is_tried_for_a_day_as_well(tmp_path):
+    quiet = [{"from": "00:00", "until": "24:00", "days": ["thu", "fri", "sat", "sun"]}]
+    rig = Rig(tmp_path, channels=[{"name": "hook", "url": "json://x"}], quiet_hours=quiet, escalate_after_minutes=0.0)
+    spy = Spy(Outcome(taken=False, why="it answered 500"))
+    rig.cycle(poor())
+    rig.clock.set(datetime(2026, 3, 9, 0, 0, tzinfo=UTC))
+    postman = Postman(rig.installation, spy)
+    postman.finish(wait=WAIT)
+    assert (len(spy.sent), len(rig.waiting())) == (1, 1)
+    rig.clock.set(rig.clock.now() + MINUTE)
+    postman.finish(wait=WAIT)
+    assert (len(spy.sent), rig.waiting()) == (2, [])
+
+
+def test_what_waited_behind_one_that_was_given_up_goes_the_same_way(tmp_path):
+    rig = Rig(tmp_path, channels=[{"name": "hook", "url": "json://x"}], escalate_after_minutes=0.0)
+    spy = Spy(*[Outcome(taken=False, why="it answered 500")] * 2)
+    postman = Postman(rig.installation, spy)
+    rig.cycle(away("a"), poor())
+    postman.finish(wait=WAIT)
+    rig.clock.set(NOW + GIVE_UP_AFTER + MINUTE)
+    postman.finish(wait=WAIT)
+    assert (len(spy.sent), rig.waiting()) == (2, [])
+
+
+def test_a_digest_that_failed_is_tried_again_as_soon_as_any_other(tmp_path):
+    rig = Rig(tmp_path, channels=[{"name": "hook", "url": "json://x"}], escalate_after_minutes=0.0)
+    spy = Spy(Outcome(taken=False, why="it answered 500"))
+    rig.cycle(SERIES_YIELD.found("a", "a new high", at=NOW, host="box"))
+    rig.clock.set(datetime(2026, 3, 6, 8, 0, tzinfo=UTC))
+    rig.cycle(SERIES_YIELD.found("b", "a new high", at=NOW, host="box"))  # for the digest of the next day
+    postman = Postman(rig.installation, spy)
+    postman.finish(wait=WAIT)
+    rig.clock.set(rig.clock.now() + MINUTE)
+    postman.finish(wait=WAIT)
+    assert [title for _, title, _ in spy.sent] == ["[Orcha] digest: 2 alerts, 1 of them open"] * 2
+    assert rig.waiting() == []
+
+
 def test_a_channel_that_is_no_longer_configured_keeps_nothing_waiting(tmp_path):
     rig = Rig(tmp_path, channels=[{"name": "hook", "url": "json://x"}])
     rig.cycle(away("a"))
     other, spy = Rig(tmp_path, channels=[]), Spy()
     Postman(other.installation, spy).finish(wait=WAIT)
     assert (spy.sent, other.waiting()) == ([], [])
+
+
+def test_a_channel_that_is_renamed_meanwhile_loses_nothing(tmp_path, caplog):
+    def settings(name):
+        return {"channels": [{"name": name, "url": "json://x"}], "escalate_after_minutes": 0.0}
+
+    file, spy = tmp_path / "orcha.toml", Spy()
+
+    def write(name):
+        file.write_text(tomlkit.dumps({"alerts": settings(name)}))
+
+    old, new = Rig(tmp_path, **settings("mail")), Rig(tmp_path, **settings("post"))
+    write("mail")
+    postman = Postman(old.installation, spy, read_settings=lambda: load_settings(file).alerts)
+    postman.finish(wait=WAIT)
+    file.write_text("[alerts]\nchanels = []\n")
+    new.cycle(away("a"))  # which has read what is about to be written
+    with new.warehouse.write() as connection:
+        told = {"kind": "rollback_failed", "severity": "critical", "scope": "node", "subject": "b", "message": "stuck"}
+        alert_rows.raise_alert(connection, at=NOW, evidence={}, **told)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            postman.finish(wait=WAIT)
+    assert [(name, title) for name, title, _ in spy.sent] == [("mail", "[Orcha] critical: rollback_failed b")]
+    assert [name for name, _ in new.waiting()] == ["post"], "what cannot be read drops nothing"
+    assert caplog.text.count("alerts are sent by the settings as they were") == 1
+    write("post")
+    postman.finish(wait=WAIT)
+    assert spy.sent[1][:2] == ("post", "[Orcha] critical: node-unreachable a (box)")
+    write("other")
+    new.cycle(away("a"), poor(), after=SLOT)
+    postman.finish(wait=WAIT)
+    assert (len(spy.sent), new.waiting()) == (2, []), "what waits for a channel that is gone is dropped"
+
+
+def test_that_a_channel_fails_is_over_once_it_is_no_longer_configured(tmp_path):
+    hook, mail = {"name": "hook", "url": "json://x"}, {"name": "mail", "url": "json://x"}
+    rig = Rig(tmp_path, channels=[hook], escalate_after_minutes=0.0)
+    rig.cycle(away("a"))
+    Postman(rig.installation, Spy(Outcome(taken=False, why="it is not set", hopeless=True))).finish(wait=WAIT)
+    assert rig.open() == ["channel-failing hook", "node-unreachable a"]
+    other = Rig(tmp_path, channels=[mail], escalate_after_minutes=0.0)
+    Postman(other.installation, Spy()).finish(wait=WAIT)
+    assert other.open() == ["node-unreachable a"]
+    assert other.alerts()["channel-failing", "hook"].resolved_why == "the channel is no longer configured"
+
+
+def test_that_a_channel_fails_is_told_anew_where_it_was_resolved_by_hand(tmp_path):
+    rig = Rig(tmp_path, channels=[{"name": "hook", "url": "json://x"}], escalate_after_minutes=0.0)
+    fails = Outcome(taken=False, why="it is not set", hopeless=True)
+    postman = Postman(rig.installation, Spy(fails, fails))
+    rig.cycle(away("a"))
+    postman.finish(wait=WAIT)
+    resolve(rig.installation, rig.alerts()["channel-failing", "hook"].alert_id, who="ada")
+    assert rig.open() == ["node-unreachable a"]
+    rig.clock.set(NOW + MINUTE)
+    postman.finish(wait=WAIT)
+    assert rig.open() == ["channel-failing hook", "node-unreachable a"]
 
 
 def test_no_secret_gets_into_a_row_a_log_or_an_error(tmp_path, hook, mailbox, caplog, capfd):

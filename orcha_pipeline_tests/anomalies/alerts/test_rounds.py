@@ -1,14 +1,17 @@
 """What cycles find becomes alerts and messages in the warehouse, each thing once."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from orcha_pipeline.anomalies.catalogue import LOW_GAS, PRICE_STALE
+from orcha_pipeline.healing.downed import down_nodes
 from orcha_pipeline.model import PriceReading, Provenance
+from orcha_pipeline.settings import HealingSettings
 from orcha_pipeline.warehouse import alert_rows, freezes
 from orcha_pipeline.warehouse.facts import record_nodes, record_prices
-from orcha_pipeline_tests.anomalies.alerts.build import MINUTE, SLOT, Rig, away, dropped
+from orcha_pipeline_tests.anomalies.alerts.build import MINUTE, SLOT, Rig, away, dropped, in_error
 from orcha_pipeline_tests.rig import NOW, node_settings
 
 HOUR = timedelta(hours=1)
@@ -47,6 +50,46 @@ def test_a_dead_host_is_one_alert_with_its_aftermath_and_one_end(rig):
     assert [title for _, title in rig.waiting()] == [
         "[Orcha] critical: host-unreachable box",
         "[Orcha] resolved: host-unreachable box",
+    ]
+
+
+def test_a_dead_host_with_one_node_of_each_protocol_is_one_alert_and_no_node_of_it_is_restarted(tmp_path):
+    nodes = {name: name for name in ("golem", "grass", "storj", "streamr")}
+    rig = Rig(tmp_path, nodes=nodes, **MAIL)
+    rig.cycle(away("golem"), away("storj"), away("streamr"), in_error("grass"))
+    assert rig.open() == ["host-unreachable box"]
+    assert [title for _, title in rig.waiting()] == ["[Orcha] critical: host-unreachable box"]
+    healed = rig.installation.settings.model_copy(update={"healing": HealingSettings(enabled=True)})
+    with rig.warehouse.read() as connection:
+        found = down_nodes(connection, replace(rig.installation, settings=healed), rig.clock.now())
+    assert {down.node for down in found} == {"golem", "storj", "streamr"}
+    assert {down.against for down in found} == {
+        "none of the nodes of box answers, which no restart of a single one mends"
+    }
+
+
+def test_a_cloud_that_does_not_answer_is_no_dead_host(tmp_path):
+    rig = Rig(tmp_path, nodes={"one": "grass", "two": "grass"}, **MAIL)
+    rig.cycle(away("one"), away("two"))
+    assert rig.open() == ["node-unreachable one", "node-unreachable two"]
+
+
+def test_an_error_right_after_an_outage_is_told_of(rig):
+    rig.cycle(away("a"))
+    rig.cycle(in_error("a"), after=SLOT)
+    assert [title for _, title in rig.waiting()][1:] == ["[Orcha] warning: node-error a (box)"]
+
+
+def test_a_node_that_was_told_of_before_its_host_was_found_dead_has_an_end_that_is_told(rig):
+    rig.cycle(away("a"))
+    rig.cycle(away("a"), away("b"), after=SLOT)
+    for _ in range(3):
+        rig.cycle(after=SLOT)
+    assert sorted(title for _, title in rig.waiting()) == [
+        "[Orcha] critical: host-unreachable box",
+        "[Orcha] critical: node-unreachable a (box)",
+        "[Orcha] resolved: host-unreachable box",
+        "[Orcha] resolved: node-unreachable a (box)",
     ]
 
 

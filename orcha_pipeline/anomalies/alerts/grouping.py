@@ -7,10 +7,10 @@ from datetime import timedelta
 from orcha_pipeline.anomalies import catalogue
 from orcha_pipeline.anomalies.alerts.causes import HOST_UNREACHABLE, PRICES_STALE
 from orcha_pipeline.anomalies.alerts.told import Key, Told
-from orcha_pipeline.anomalies.anomaly import ORCHA, Scope
+from orcha_pipeline.anomalies.anomaly import ORCHA, Scope, Severity
 
 AFTERMATH = timedelta(hours=2)
-"""So long after a node was last away its fewer earnings follow from that: they are told of full hours, afterwards."""
+"""So long after a node was last away or in error its fewer earnings follow from that: they are told of full hours."""
 _AWAY = catalogue.NODE_UNREACHABLE.id
 _WRONG = catalogue.NODE_ERROR.id
 _STALE = catalogue.PRICE_STALE.id
@@ -29,7 +29,7 @@ SYMPTOMS = frozenset(
         catalogue.SERIES_LATENCY,
     )
 )
-"""What follows from a node being away, or having been; an error only while it is."""
+"""What follows from a node being away or in error, or having been; an error only from being away, while it is."""
 
 
 def grouped(
@@ -43,8 +43,8 @@ def grouped(
     """`told` with the causes of each named, and with what stands for several of them.
 
     `nodes`: host -> all its nodes; `tokens`: all whose prices are asked for. `elsewhere`: nodes of which not the host
-    is asked but a cloud. `lasting`: of which alerts are open, or were within `AFTERMATH`: what a node being away leaves
-    behind follows from these as well.
+    is asked but a cloud. `lasting`: of which alerts are open, or were within `AFTERMATH`: what a node being away or in
+    error leaves behind follows from these as well. A node in error is as grave as what follows from it.
     """
     away = {item.subject: item for item in told if item.rule == _AWAY}
     # What a cloud says of a node of a dead host is an error: it is not connected.
@@ -58,23 +58,22 @@ def grouped(
     no_feed = len(tokens) > 1 and set(tokens) <= set(stale)
     host_of = {node: host for host, own in nodes.items() for node in own}
 
+    standing = {item.key for item in told if item.rule in (_AWAY, _WRONG)}
+    standing |= {(HOST_UNREACHABLE.id, host) for host in dead}
+
     def cause_of(item: Told) -> Key | None:
         if item.rule == _STALE and no_feed:
             return PRICES_STALE.id, ORCHA
-        if item.scope is not Scope.NODE:
+        if item.scope is not Scope.NODE or (item.rule != _AWAY and item.rule not in SYMPTOMS):
             return None
-        host = host_of.get(item.subject, "")
-        if host in dead and (item.rule == _AWAY or item.rule in SYMPTOMS):
-            return HOST_UNREACHABLE.id, host
-        if item.rule not in SYMPTOMS:
-            return None
-        if item.subject in away:
-            return _AWAY, item.subject
-        # It answers by now: an error is news, whatever was before.
-        causes = () if item.rule == _WRONG else ((HOST_UNREACHABLE.id, host), (_AWAY, item.subject))
-        return next((key for key in causes if key in lasting), None)
+        causes: list[Key] = [(HOST_UNREACHABLE.id, host_of.get(item.subject, ""))]
+        causes += [(rule, item.subject) for rule in (_AWAY, _WRONG) if item.rule not in (rule, _AWAY)]
+        # Once it answers again an error is news, whatever was before.
+        left_behind = () if item.rule in (_AWAY, _WRONG) else lasting
+        found = [key for key in causes if key in standing] or [key for key in causes if key in left_behind]
+        return next(iter(found), None)
 
-    members = [replace(item, cause=cause_of(item)) for item in told]
+    members = _as_grave_as_what_follows([replace(item, cause=cause_of(item)) for item in told])
     groups = [
         _dead_host(host, [agreeing[node] for node in sorted(own, key=lambda node: (node in elsewhere, node))])
         for host, own in sorted(dead.items())
@@ -82,6 +81,19 @@ def grouped(
     if no_feed:
         groups.append(_no_feed([stale[token] for token in sorted(tokens)]))
     return [*members, *groups]
+
+
+def _as_grave_as_what_follows(members: Sequence[Told]) -> list[Told]:
+    """Those of a node in error, which is a warning; that it earns nothing meanwhile, say, is more."""
+    severities: dict[Key | None, list[Severity]] = {}
+    for item in members:
+        severities.setdefault(item.cause, []).append(item.severity)
+    return [
+        replace(item, severity=max([item.severity, *severities.get(item.key, [])], key=lambda each: each.rank))
+        if item.rule == _WRONG
+        else item
+        for item in members
+    ]
 
 
 def _dead_host(host: str, members: Sequence[Told]) -> Told:

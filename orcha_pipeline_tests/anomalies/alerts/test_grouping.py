@@ -84,6 +84,18 @@ def test_the_aftermath_of_an_outage_stands_under_it():
     assert causes(late, lasting={("node-unreachable", "b")})["earnings-drop", "a"] is None
 
 
+def test_what_follows_from_an_error_stands_under_it_and_makes_it_as_grave():
+    error = told("node-error", "a", severity=Severity.WARNING)
+    drop = told("earnings-drop", "a", severity=Severity.CRITICAL)
+    found = {item.key: item for item in grouped([error, drop], nodes=NODES, tokens=TOKENS)}
+    assert found["earnings-drop", "a"].cause == ("node-error", "a")
+    assert found["node-error", "a"].severity is Severity.CRITICAL
+    assert causes([drop], lasting={("node-error", "a")})["earnings-drop", "a"] == ("node-error", "a")
+    alone = {item.key: item for item in grouped([error, told("earnings-drop", "b")], nodes=NODES, tokens=TOKENS)}
+    assert alone["earnings-drop", "b"].cause is None
+    assert alone["node-error", "a"].severity is Severity.WARNING
+
+
 def test_an_error_after_an_outage_is_news():
     error = [told("node-error", "a")]
     for over in (("node-unreachable", "a"), ("host-unreachable", "box")):

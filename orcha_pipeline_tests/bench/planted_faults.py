@@ -103,11 +103,18 @@ def _keys(outage: Outage, host: str, nodes: Collection[str], stale: timedelta) -
         yield (causes.HOST_UNREACHABLE.id, host), 0
 
 
-def judged(alerts: Sequence[AlertRow], expected: Sequence[Planted], *, failed: Sequence[datetime]) -> dict[str, Any]:
-    """How `alerts` tell what was `expected`, as JSON holds it. `failed`: when applications failed or were set back.
+def judged(
+    alerts: Sequence[AlertRow],
+    expected: Sequence[Planted],
+    *,
+    failed: Sequence[datetime],
+    idle: Mapping[str, Sequence[datetime]],
+) -> dict[str, Any]:
+    """How `alerts` tell what was `expected`, as JSON holds it.
 
-    Besides what is expected an alert may follow from it: earnings that a node does not make while it is away, and
-    changes that failed. Whatever else stands for itself was raised for nothing.
+    `failed`: when applications failed or were set back; `idle`: node -> slots in which it earned nothing by the world's
+    own doing. Besides what is expected an alert may follow from these: a node in error, earnings that it does not make
+    meanwhile, changes that failed. Whatever else stands for itself was raised for nothing.
     """
     known = {each.key for each in expected}
     amiss: list[str] = []
@@ -120,7 +127,15 @@ def judged(alerts: Sequence[AlertRow], expected: Sequence[Planted], *, failed: S
         if len(own) != 1 or not each.is_told_well_by(own[0]):
             amiss.append(f"{_told(each)}: {', '.join(_told_alert(alert) for alert in own) or 'no alert'}")
     others = [alert for alert in alerts if (alert.kind, alert.subject) not in known or _matches_none(alert, expected)]
-    follows = [alert for alert in others if alert.group_id is not None or _follows(alert, expected, failed)]
+    spans = [(each.key[1], each.first, each.last) for each in expected]
+    spans += [(node, slot, slot) for node, slots in idle.items() for slot in slots]
+    follows = [
+        alert
+        for alert in others
+        if alert.group_id is not None
+        or _follows(alert, spans, failed)
+        or (alert.kind in TOLD_AS.values() and slot_of(alert.raised_at) in idle.get(alert.subject, ()))
+    ]
     alone = [alert for alert in others if alert not in follows]
     return {
         "planted": len(expected),
@@ -140,12 +155,12 @@ def _matches_none(alert: AlertRow, expected: Sequence[Planted]) -> bool:
     )
 
 
-def _follows(alert: AlertRow, expected: Sequence[Planted], failed: Sequence[datetime]) -> bool:
-    """Whether it is a symptom of what was planted at its subject, or tells a change that failed."""
+def _follows(alert: AlertRow, spans: Sequence[tuple[str, datetime, datetime]], failed: Sequence[datetime]) -> bool:
+    """Whether it is a symptom of what was amiss with its subject in a span, or tells a change that failed."""
     if alert.kind in OF_CHANGES:
         return any(timedelta(0) <= alert.raised_at - at <= timedelta(hours=1) for at in failed)
     return alert.kind in SYMPTOMS and any(
-        each.key[1] == alert.subject and each.first <= alert.raised_at <= each.last + AFTERMATH for each in expected
+        node == alert.subject and first <= alert.raised_at <= last + AFTERMATH for node, first, last in spans
     )
 
 

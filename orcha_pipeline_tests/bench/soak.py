@@ -86,6 +86,7 @@ class Report:
         self.days: list[dict[str, Any]] = []
         self.alerts: dict[str, Any] = {}
         self.cursors: dict[str, str | None] = {}
+        self.idle: dict[str, list[str]] = {}
         self.samples: list[Sample] = []
 
     def go_on(self, content: Mapping[str, Any]) -> Behind:
@@ -96,6 +97,7 @@ class Report:
             began=self.samples[0].at - LATE,
             cycles=len(self.samples),
             cursors=content["cursors"],
+            idle={node: [datetime.fromisoformat(at) for at in slots] for node, slots in content["idle"].items()},
         )
 
     def end_day(self, played: Soak) -> dict[str, Any]:
@@ -104,6 +106,7 @@ class Report:
         self.days.append(told_day(played.end_day(), self.samples[first:]))
         self.alerts = _judge_alerts(played, self.outages)
         self.cursors = dict(played.cursors)
+        self.idle = {node: [at.isoformat() for at in slots] for node, slots in played.idle.items()}
         if self.path is not None:
             self.path.write_text(json.dumps(self.content(), indent=1) + "\n", encoding="utf-8")
             begun = played.began
@@ -130,6 +133,7 @@ class Report:
             ],
             "days": self.days,
             "cursors": self.cursors,
+            "idle": self.idle,
             "curves": columns(self.samples),
         }
 
@@ -165,7 +169,7 @@ def _judge_alerts(played: Soak, outages: list[Outage]) -> dict[str, Any]:
     alerts, failed = played.alerts()
     nodes = [node_name(protocol) for protocol in PROTOCOLS]
     expected = planted(outages, began=played.began, cycles=played.cycles, host=host.name, nodes=nodes, stale=stale)
-    return judged(alerts, expected, failed=failed)
+    return judged(alerts, expected, failed=failed, idle=played.idle)
 
 
 def play(

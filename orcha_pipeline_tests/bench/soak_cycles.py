@@ -9,7 +9,7 @@ import gc
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -104,6 +104,8 @@ class Soak:
     nights: list[Played] = field(default_factory=list[Played])
     """What became of housekeeping."""
     cursors: dict[str, str | None] = field(default_factory=dict[str, str | None])
+    idle: dict[str, list[datetime]] = field(default_factory=dict[str, list[datetime]])
+    """Node -> slots at whose begin it earned nothing, without a fault of ours."""
     _disk: tuple[float, float] = (0.0, 0.0)
 
     @property
@@ -116,6 +118,8 @@ class Soak:
         moment = self.began + self.cycles * SLOT + LATE
         self.world.advance_to(moment)
         self.travelled.move_to(moment)
+        for node in self.world.earning_nothing():
+            self.idle.setdefault(node, []).append(slot_of(moment))
         while self.outages and self.began + self.outages[0].begins <= moment:
             self._begin(self.outages.pop(0), moment)
         through_dagster = self.cycles % self.dagster_every == 0
@@ -264,6 +268,7 @@ class Behind:
     began: datetime
     cycles: int
     cursors: Mapping[str, str | None]
+    idle: Mapping[str, Sequence[datetime]]
 
 
 @contextmanager
@@ -284,7 +289,7 @@ def soak(
         if behind is None:
             now = hour_of(datetime.now(UTC))
             _record_history(repository, instance, now - history, now)
-            behind = Behind(began=slot_of(datetime.now(UTC)) + SLOT, cycles=0, cursors={})
+            behind = Behind(began=slot_of(datetime.now(UTC)) + SLOT, cycles=0, cursors={}, idle={})
         with time_machine.travel(behind.began + behind.cycles * SLOT, tick=True) as travelled:
             yield Soak(
                 world=world,
@@ -292,6 +297,7 @@ def soak(
                 began=behind.began,
                 cycles=behind.cycles,
                 cursors=dict(behind.cursors),
+                idle={node: list(slots) for node, slots in behind.idle.items()},
                 outages=outages,
                 definitions=definitions,
                 repository=repository,

@@ -73,6 +73,11 @@ class World:
         """Let the time until `moment` pass at once."""
         self._http.post("/clock", json={"advance_to": moment.isoformat()}).raise_for_status()
 
+    def earning_nothing(self) -> list[str]:
+        """The nodes that run and earn nothing now: the simulated world has outages of its own."""
+        found = self._http.get("/nodes").raise_for_status().json()
+        return [name for name, node in found.items() if node["running"] and node["native_per_hour"] == 0]
+
     def begin(self, outage: Outage, *, already: timedelta = timedelta(0)) -> None:
         """Make it happen from now on, `already` of it being over; it ends by itself."""
         for door in outage.doors:

@@ -70,7 +70,7 @@ def test_what_the_last_cycles_do_not_see_end_is_left_out():
 
 
 def test_an_alert_for_each_fault_is_all_that_is_asked():
-    found = judged([alert()], expected(outage("a-1")), failed=[])
+    found = judged([alert()], expected(outage("a-1")), failed=[], idle={})
     assert (found["planted"], found["told once and over"]) == (1, 1)
     assert (found["amiss"], found["following"], found["for nothing"]) == ([], {}, {})
 
@@ -90,7 +90,7 @@ def test_an_alert_for_each_fault_is_all_that_is_asked():
     ids=["none", "late", "over too early", "too late", "open", "another node", "another rule", "twice"],
 )
 def test_a_fault_that_is_told_otherwise_is_amiss(alerts):
-    found = judged(alerts, expected(outage("a-1")), failed=[])
+    found = judged(alerts, expected(outage("a-1")), failed=[], idle={})
     assert found["told once and over"] == 0
     assert len(found["amiss"]) == 1
 
@@ -105,8 +105,15 @@ def test_what_follows_from_a_fault_is_told_apart_from_what_was_raised_for_nothin
         alert("allocation-failed", "h", raised=20, resolved=22),
         alert(raised=20, resolved=22),
     ]
-    found = judged([alert(), late, grouped, change, *others], expected(outage("a-1")), failed=[at(8)])
+    found = judged([alert(), late, grouped, change, *others], expected(outage("a-1")), failed=[at(8)], idle={})
     assert found["told once and over"] == 1
     assert found["following"] == {"earnings-drop": 1, "node-unreachable": 1, "allocation-failed": 1}
     told = {"earnings-drop (warning)": 2, "allocation-failed (warning)": 1, "node-unreachable (warning)": 1}
     assert found["for nothing"] == told
+
+
+def test_what_the_world_does_to_a_node_by_itself_explains_its_alerts():
+    told = [alert("node-error", raised=20, resolved=22), alert("earnings-drop", raised=24, resolved=26)]
+    assert judged(told, [], failed=[], idle={"a-1": [at(20)]})["following"] == {"node-error": 1, "earnings-drop": 1}
+    elsewhere = judged(told, [], failed=[], idle={"b-1": [at(20)], "a-1": [at(2)]})
+    assert elsewhere["for nothing"] == {"node-error (warning)": 1, "earnings-drop (warning)": 1}

@@ -32,7 +32,9 @@ def test_every_slot_is_decided_no_rule_is_broken_and_no_handle_stays_open_and_ea
     assert any(outage["begins_hours"] < CYCLES / 4 for outage in found["outages"] if len(outage["doors"]) > 1)
     alerts = found["alerts"]
     assert alerts["planted by rule"].keys() >= {"host-unreachable", "node-unreachable", "node-error"}
-    assert (alerts["amiss"], alerts["for nothing"]) == ([], {})
+    assert alerts["amiss"] == []
+    # What an hour earns may lie below the expectation by chance: that is told as information.
+    assert [told for told in alerts["for nothing"] if not told.endswith("(info)")] == []
     curves = found["curves"]
     assert len(curves["handles"]) == CYCLES
     # The first cycle through Dagster and the first without load what then stays.

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from orcha_pipeline.anomalies.alerts.told import Key, Told
 from orcha_pipeline.anomalies.anomaly import Severity
-from orcha_pipeline.model import SLOT
+from orcha_pipeline.model import SLOT, slot_of
 from orcha_pipeline.warehouse.alert_rows import AlertRow
 
 ADDED_LATER = frozenset({"healing"})
@@ -103,7 +103,8 @@ def _seen(alert: AlertRow, item: Told) -> Transition:
 
 
 def _is_over(alert: AlertRow, now: datetime, after: timedelta | None) -> bool:
-    return alert.last_seen_at is not None and after is not None and now - alert.last_seen_at >= after
+    # By slots: a cycle that comes some seconds earlier in its slot than the last one did must not wait for the next.
+    return alert.last_seen_at is not None and after is not None and slot_of(now) - slot_of(alert.last_seen_at) >= after
 
 
 def _regrouped(alerts: Mapping[str, AlertRow], told: Mapping[Key, Told]) -> dict[str, tuple[Change | None, AlertRow]]:

@@ -48,6 +48,12 @@ def test_it_is_over_once_it_was_not_told_for_long_enough_and_not_before():
     assert (change, new.alert_id != over.alert_id) == (Change.OPEN, True)
 
 
+def test_a_cycle_some_seconds_earlier_in_its_slot_than_the_last_one_ends_it_as_well():
+    late = an_alert(last_seen_at=NOW + timedelta(seconds=40))
+    ((change, _),) = judged([late], [], NOW + 2 * SLOT + timedelta(seconds=5))
+    assert change is Change.RESOLVE
+
+
 def test_what_comes_and_goes_within_that_time_is_one_alert():
     alert = an_alert()
     for number in range(1, 9):

@@ -16,7 +16,7 @@ from orcha_pipeline.nodes_check import Finding, Status
 from orcha_pipeline.nodes_read import open_adapters_of
 from orcha_pipeline.nodes_view import findings_grid
 from orcha_pipeline.protocols.base import Adapter
-from orcha_pipeline.protocols.http import time_budget
+from orcha_pipeline.protocols.http import new_reading, time_budget
 from orcha_pipeline.warehouse import decisions, freezes, permissions
 from orcha_pipeline.warehouse.consistency import RULES, breaches
 from orcha_pipeline.warehouse.decisions import StepRow
@@ -110,7 +110,7 @@ def _nodes(installation: Installation) -> list[Finding]:
 
 def _stands(name: str, adapter: Adapter, step: StepRow) -> Finding | None:
     try:
-        with time_budget(adapter.settings.timeout_seconds):
+        with time_budget(adapter.settings.timeout_seconds), new_reading():
             reading = adapter.allocation()
             lever = next((lever for lever in adapter.levers() if lever.name == step.lever), None)
             waits = adapter.pending_change()

@@ -29,3 +29,15 @@ def instance(tmp_path, fresh_instance):
     shutil.copytree(fresh_instance, tmp_path, dirs_exist_ok=True)
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         yield instance
+
+
+@pytest.fixture
+def asked(defs, instance):
+    """What the sensor of that name answers, asked with a cursor."""
+    repository = defs.get_repository_def()
+
+    def evaluate(name, cursor=None):
+        context = dg.build_sensor_context(instance=instance, repository_def=repository, cursor=cursor)
+        return defs.resolve_sensor_def(name).evaluate_tick(context)
+
+    return evaluate

@@ -1,5 +1,7 @@
 """The sensor that starts restarts, and the job that makes them."""
 
+from functools import partial
+
 import dagster as dg
 import pytest
 
@@ -9,15 +11,9 @@ from orcha_pipeline.automation.jobs import CYCLE
 
 
 @pytest.fixture
-def look(defs, instance):
+def look(asked):
     """What the sensor answers, asked with a cursor."""
-    repository = defs.get_repository_def()
-
-    def evaluate(cursor=None):
-        context = dg.build_sensor_context(instance=instance, repository_def=repository, cursor=cursor)
-        return defs.resolve_sensor_def("heal_nodes").evaluate_tick(context)
-
-    return evaluate
+    return partial(asked, "heal_nodes")
 
 
 @pytest.fixture

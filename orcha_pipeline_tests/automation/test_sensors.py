@@ -1,4 +1,5 @@
 from datetime import timedelta
+from functools import partial
 
 import dagster as dg
 import pytest
@@ -17,15 +18,9 @@ from orcha_pipeline_tests.rig import NOW, decision_to_apply, installation
 
 
 @pytest.fixture
-def look(defs, instance):
+def look(asked):
     """What the sensor answers, asked with a cursor."""
-    repository = defs.get_repository_def()
-
-    def evaluate(cursor=None):
-        context = dg.build_sensor_context(instance=instance, repository_def=repository, cursor=cursor)
-        return defs.resolve_sensor_def("apply_decision").evaluate_tick(context)
-
-    return evaluate
+    return partial(asked, "apply_decision")
 
 
 @pytest.fixture

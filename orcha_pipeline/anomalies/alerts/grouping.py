@@ -66,8 +66,10 @@ def grouped(
             return PRICES_STALE.id, ORCHA
         if item.scope is not Scope.NODE or (item.rule != _AWAY and item.rule not in SYMPTOMS):
             return None
-        causes: list[Key] = [(HOST_UNREACHABLE.id, host_of.get(item.subject, ""))]
-        causes += [(rule, item.subject) for rule in (_AWAY, _WRONG) if item.rule not in (rule, _AWAY)]
+        host = HOST_UNREACHABLE.id, host_of.get(item.subject, "")
+        causes: list[Key] = [host, (_AWAY, item.subject), (_WRONG, item.subject)]
+        if item.key in causes:  # only what is worse than itself
+            causes = causes[: causes.index(item.key)]
         # Once it answers again an error is news, whatever was before.
         left_behind = () if item.rule in (_AWAY, _WRONG) else lasting
         found = [key for key in causes if key in standing] or [key for key in causes if key in left_behind]

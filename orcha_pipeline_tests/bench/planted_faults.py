@@ -45,6 +45,10 @@ class Planted:
     first: datetime
     last: datetime
 
+    def is_told_by(self, alert: AlertRow) -> bool:
+        """Whether it is the one that tells this, and was raised in one of these slots."""
+        return (alert.kind, alert.subject) == self.key and self.first <= slot_of(alert.raised_at) <= self.last
+
     def is_told_well_by(self, alert: AlertRow) -> bool:
         """Whether it was raised in the first of these slots and resolved the rule's delay after the last."""
         delay = clears_after(self.key[0])
@@ -116,17 +120,12 @@ def judged(
     own doing. Besides what is expected an alert may follow from these: a node in error, earnings that it does not make
     meanwhile, changes that failed. Whatever else stands for itself was raised for nothing.
     """
-    known = {each.key for each in expected}
     amiss: list[str] = []
     for each in expected:
-        own = [
-            alert
-            for alert in alerts
-            if (alert.kind, alert.subject) == each.key and each.first <= slot_of(alert.raised_at) <= each.last
-        ]
+        own = [alert for alert in alerts if each.is_told_by(alert)]
         if len(own) != 1 or not each.is_told_well_by(own[0]):
             amiss.append(f"{_told(each)}: {', '.join(_told_alert(alert) for alert in own) or 'no alert'}")
-    others = [alert for alert in alerts if (alert.kind, alert.subject) not in known or _matches_none(alert, expected)]
+    others = [alert for alert in alerts if not any(each.is_told_by(alert) for each in expected)]
     spans = [(each.key[1], each.first, each.last) for each in expected]
     spans += [(node, slot, slot) for node, slots in idle.items() for slot in slots]
     follows = [
@@ -146,13 +145,6 @@ def judged(
         "for nothing": dict(Counter(f"{alert.kind} ({alert.severity})" for alert in alone)),
         "examples": [_told_alert(alert) for alert in alone[:20]],
     }
-
-
-def _matches_none(alert: AlertRow, expected: Sequence[Planted]) -> bool:
-    return not any(
-        each.key == (alert.kind, alert.subject) and each.first <= slot_of(alert.raised_at) <= each.last
-        for each in expected
-    )
 
 
 def _follows(alert: AlertRow, spans: Sequence[tuple[str, datetime, datetime]], failed: Sequence[datetime]) -> bool:

@@ -32,6 +32,8 @@ from orcha_pipeline.settings_file import load_settings
 def build_defs(settings: Settings) -> dg.Definitions:
     """Everything, for the given settings. Nothing is connected to, and no heavy library is imported."""
     protocols = protocol_names()
+    nodes = NodesResource()
+    warehouse = WarehouseResource(database=str(settings.warehouse_path))
     return dg.Definitions(
         assets=[
             build_ingest(protocols),
@@ -55,10 +57,14 @@ def build_defs(settings: Settings) -> dg.Definitions:
             build_backup_schedule(nightly=settings.backup.nightly),
             build_housekeeping_schedule(),
         ],
-        sensors=[*build_sensors(), build_retraining_sensor(protocols), build_healing_sensor()],
+        sensors=[
+            *build_sensors(nodes, warehouse),
+            build_retraining_sensor(protocols, warehouse),
+            build_healing_sensor(),
+        ],
         resources={
-            "nodes": NodesResource(),
-            "warehouse": WarehouseResource(database=str(settings.warehouse_path)),
+            "nodes": nodes,
+            "warehouse": warehouse,
             "model_registry": ModelRegistryResource(home=str(settings.home)),
         },
         executor=dg.in_process_executor,

@@ -7,6 +7,7 @@ import dagster as dg
 
 from orcha_pipeline.assets.healing import HEALING, HEALING_PLAN, TO_HEAL
 from orcha_pipeline.automation.jobs import CHANGES_NODES
+from orcha_pipeline.automation.resident import latest_materialization
 from orcha_pipeline.automation.sensors import json_told
 
 HEAL_NODE = "heal_node"
@@ -27,17 +28,19 @@ def build_healing_job() -> Any:  # Dagster does not export the type of an asset 
 def build_healing_sensor() -> dg.SensorDefinition:
     """The sensor, on by default: what it may restart is for the settings to say."""
 
-    @dg.asset_sensor(
+    @dg.sensor(
         name="heal_nodes",
-        asset_key=HEALING_PLAN,
         job_name=HEAL_NODE,
         minimum_interval_seconds=10,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Starts one run per node that a cycle says to restart; its run key names the slot and the attempt.",
     )
-    def heal_nodes(
-        _context: dg.SensorEvaluationContext, event: dg.EventLogEntry
-    ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    def heal_nodes(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        found = latest_materialization(context, HEALING_PLAN)
+        if found is None:
+            yield dg.SkipReason("No cycle since the last look.")
+            return
+        event, cursor = found
         told = json_told(event, TO_HEAL)
         keys = told if isinstance(told, dict) else {}
         if not keys:
@@ -48,5 +51,6 @@ def build_healing_sensor() -> dg.SensorDefinition:
                 run_config=dg.RunConfig(ops={HEALING.to_python_identifier(): {"config": {"node": str(node)}}}),
                 tags={NODE_TAG: str(node)},
             )
+        context.update_cursor(cursor)
 
     return heal_nodes

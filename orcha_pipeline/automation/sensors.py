@@ -8,6 +8,7 @@ import dagster as dg
 from orcha_pipeline.assets.allocation import ALLOCATION_DECISION, TO_APPLY
 from orcha_pipeline.assets.application import ALLOCATION_APPLICATION
 from orcha_pipeline.automation.jobs import APPLY_ALLOCATION
+from orcha_pipeline.automation.resident import instance_of, latest_materialization
 from orcha_pipeline.resources import NodesResource, WarehouseResource
 from orcha_pipeline.warehouse import decisions, permissions
 
@@ -16,25 +17,28 @@ RUNS_AT_MOST = 3
 """For one decision: what kills each of its runs is not to be started for ever."""
 
 
-def build_sensors() -> list[dg.SensorDefinition]:
+def build_sensors(nodes: NodesResource, warehouse: WarehouseResource) -> list[dg.SensorDefinition]:
     """The decision's sensors, on by default."""
 
-    @dg.asset_sensor(
+    @dg.sensor(
         name="apply_decision",
-        asset_key=ALLOCATION_DECISION,
         job_name=APPLY_ALLOCATION,
         minimum_interval_seconds=10,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Starts one run per decision that says reallocate; its run key is the decision's id.",
     )
-    def apply_decision(
-        _context: dg.SensorEvaluationContext, event: dg.EventLogEntry
-    ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    def apply_decision(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        found = latest_materialization(context, ALLOCATION_DECISION)
+        if found is None:
+            yield dg.SkipReason("No decision since the last look.")
+            return
+        event, cursor = found
         told = json_told(event, TO_APPLY)
         ids = told if isinstance(told, list) else []
         if not ids:
             yield dg.SkipReason("The latest decision holds: nothing to apply.")
         yield from (_request(str(decision_id)) for decision_id in ids)
+        context.update_cursor(cursor)
 
     @dg.sensor(
         name="apply_approved",
@@ -43,7 +47,7 @@ def build_sensors() -> list[dg.SensorDefinition]:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Starts one run per decision that `orcha approve` let through; its run key is the decision's id.",
     )
-    def apply_approved(nodes: NodesResource, warehouse: WarehouseResource) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    def apply_approved() -> Iterator[dg.RunRequest | dg.SkipReason]:
         now = nodes.installation().clock.now()
         with warehouse.warehouse.read() as connection:
             ids = [] if permissions.pause_in_force(connection) else permissions.approved(connection, now)
@@ -58,14 +62,12 @@ def build_sensors() -> list[dg.SensorDefinition]:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Starts another run for a decision whose run died before it had begun to carry it out.",
     )
-    def apply_again(
-        context: dg.SensorEvaluationContext, nodes: NodesResource, warehouse: WarehouseResource
-    ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    def apply_again(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         now = nodes.installation().clock.now()
         with warehouse.warehouse.read() as connection:
             waiting = [*permissions.approved(connection, now), *decisions.unclaimed(connection)]
             paused = permissions.pause_in_force(connection)
-        runs = {} if paused else {each: _runs_for(context.instance, each) for each in waiting}
+        runs = {} if paused else {each: _runs_for(instance_of(context), each) for each in waiting}
         again = {each: len(of_it) for each, of_it in runs.items() if _died(of_it)}
         if not again:
             yield dg.SkipReason("No run died before it had begun.")

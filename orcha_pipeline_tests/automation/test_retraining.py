@@ -8,6 +8,7 @@ from dagster._core.test_utils import create_run_for_test
 
 from orcha_pipeline.automation import retraining
 from orcha_pipeline.automation.jobs import TRAIN_MODELS
+from orcha_pipeline.protocols.registry import protocol_names
 from orcha_pipeline.resources import WarehouseResource
 from orcha_pipeline.warehouse import forecast_rows
 from orcha_pipeline.warehouse.connection import Warehouse
@@ -25,14 +26,11 @@ def warehouse(tmp_path):
 @pytest.fixture
 def look(defs, instance, warehouse):
     """What the sensor answers."""
+    sensor = retraining.build_retraining_sensor(protocol_names(), WarehouseResource(database=str(warehouse.path)))
 
     def evaluate():
-        context = dg.build_sensor_context(
-            instance=instance,
-            repository_def=defs.get_repository_def(),
-            resources={"warehouse": WarehouseResource(database=str(warehouse.path))},
-        )
-        return defs.resolve_sensor_def("retrain_on_drift").evaluate_tick(context)
+        context = dg.build_sensor_context(instance=instance, repository_def=defs.get_repository_def())
+        return sensor.evaluate_tick(context)
 
     return evaluate
 

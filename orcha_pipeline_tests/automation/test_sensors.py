@@ -81,14 +81,11 @@ def installed(tmp_path):
 def look_with(instance, installed, monkeypatch):
     """What the sensor of that name answers in that installation."""
     monkeypatch.setattr(NodesResource, "installation", lambda _self: installed)
-    resources = {
-        "nodes": NodesResource(),
-        "warehouse": WarehouseResource(database=str(installed.settings.warehouse_path)),
-    }
+    sensors = build_sensors(NodesResource(), WarehouseResource(database=str(installed.settings.warehouse_path)))
 
     def evaluate(name):
-        sensor = next(sensor for sensor in build_sensors() if sensor.name == name)
-        return sensor.evaluate_tick(dg.build_sensor_context(instance=instance, resources=resources))
+        sensor = next(sensor for sensor in sensors if sensor.name == name)
+        return sensor.evaluate_tick(dg.build_sensor_context(instance=instance))
 
     return evaluate
 

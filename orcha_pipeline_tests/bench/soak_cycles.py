@@ -203,7 +203,6 @@ class Soak:
                 instance=self.instance,
                 cursor=self.cursors.get(name),
                 repository_def=self.repository,
-                resources=dict(self.definitions.resources or {}),
             ) as context:
                 asked = sensor.evaluate_tick(context)
             self.cursors[name] = asked.cursor

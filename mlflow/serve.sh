@@ -4,6 +4,8 @@ set -eu
 home=$(cd "${ORCHA_HOME:-.orcha}" && pwd)
 port=${ORCHA_MLFLOW_PORT:-5050}
 mkdir -p "$home/mlflow/artifacts"
+# Its job queue is for judging language models: eight processes and 0.6 GiB of memory that nobody here asks for.
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 # Started in its data folder: MLflow leaves scratch files where it runs. Any other Host header is refused, which
 # keeps a web page in the operator's browser from reaching it by a name of its own.
 cd "$home/mlflow"

@@ -497,12 +497,14 @@ class HealingSettings(Section):
 
 
 class ServiceSettings(Section):
-    """Loopback addresses of what `orcha up` starts."""
+    """Loopback addresses of what `orcha up` starts, and how large it may grow."""
 
     dagster_port: Annotated[int, Field(ge=1, le=65535)] = 3000
     code_server_port: Annotated[int, Field(ge=1, le=65535)] = 3030
     mlflow_port: Annotated[int, Field(ge=1, le=65535)] = 5050
     health_port: Annotated[int, Field(ge=1, le=65535)] = 3080
+    memory_limit_mib: Annotated[float, Field(ge=1024, allow_inf_nan=False)] = 4096.0
+    """A service of which one process is larger is started again."""
 
 
 class AnomalySettings(Section):

@@ -1,8 +1,8 @@
 """Keeps a set of services running as children of this process: start, readiness, restart, and an end without orphans.
 
-A service that dies is started again, and so is one that hangs (`liveness` tells). Each runs under a `guardian`, which
-also cleans up when this process is killed. Also here: the lock that makes an installation single, and the check that a
-port is free.
+A service that dies is started again, and so is one that hangs (`liveness` tells) or takes too much memory. Each runs
+under a `guardian`, which also cleans up when this process is killed. Also here: the lock that makes an installation
+single, and the check that a port is free.
 """
 
 import errno
@@ -36,14 +36,17 @@ STOP_SECONDS = 10.0
 """All services have ended within this time."""
 GRACE_SECONDS = 5.0
 """What a service's processes have between the stop signal and SIGKILL."""
+MEMORY_LOOK_SECONDS = 30.0
+"""Between two looks at the memory of a service's processes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
     """A command to keep running. `env` is its whole environment; `ready` tells, without raising, whether it serves.
 
-    Without `alive` it is watched for its death alone. `before_start` is called before each start, when nothing is left
-    of the one before; a `SupervisionError` of it is a start that failed.
+    Without `alive` it is not asked whether it hangs. One of which a process takes more than `memory_limit_mib`
+    (resident; None: no limit) is started again, before the system takes it from somebody else. `before_start` is
+    called before each start, when nothing is left of the one before; a `SupervisionError` of it is a start that failed.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Service:
     ready: Callable[[], bool]
     start_timeout: float = 60.0
     alive: AliveCheck | None = None
+    memory_limit_mib: float | None = None
     before_start: Callable[[], object] = lambda: None
     stop_signal: signal.Signals = signal.SIGTERM
 
@@ -152,7 +156,10 @@ class Supervisor:
         on_restart: Callable[[str, str], None] | None = None,
         until: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Restart what dies or hangs until `until()` holds; `on_restart` gets its name and why."""
+        """Restart what dies, hangs or takes too much memory, until `until()` holds.
+
+        `on_restart` gets its name and why.
+        """
         while not until():
             for child in self._children:
                 self._look_after(child, on_restart)
@@ -217,6 +224,7 @@ class _Child:
     _watch: AliveWatch | None = None
     _process: subprocess.Popen[bytes] | None = None
     _started_at: float = 0.0
+    _weighed_at: float = 0.0
     _log_start: int = 0
 
     def spawn(self, now: float) -> None:
@@ -224,7 +232,8 @@ class _Child:
         guardian = [sys.executable, "-P", "-m", "orcha_pipeline.guardian"]
         terms = [str(os.getpid()), str(GRACE_SECONDS), str(int(service.stop_signal))]
         service.before_start()
-        self.restart_at, self.is_ready, self._started_at, self._watch = None, False, now, None
+        self.restart_at, self.is_ready, self._watch = None, False, None
+        self._started_at = self._weighed_at = now
         try:
             service.log_path.parent.mkdir(parents=True, exist_ok=True)
             self.limit_log()
@@ -284,7 +293,15 @@ class _Child:
             return self._not_ready(now)
         if self._watch is not None and (silent := self._watch.silence(now)):
             return f"did not answer for {silent:.0f} s"
-        return ""
+        return self._too_large(now)
+
+    def _too_large(self, now: float) -> str:
+        limit = self.service.memory_limit_mib
+        if limit is None or self._process is None or now - self._weighed_at < MEMORY_LOOK_SECONDS:
+            return ""
+        self._weighed_at = now
+        largest = max((_resident_mib(each) for each in _descendants(self._process.pid)), default=0.0)
+        return f"took {largest:,.0f} MiB of memory, of which {limit:,.0f} are allowed" if largest > limit else ""
 
     def _not_ready(self, now: float) -> str:
         if self.service.ready():
@@ -318,7 +335,7 @@ class _Child:
         if self._process is None:
             return
         if self._process.poll() is None:
-            for process in [*psutil.Process(self._process.pid).children(recursive=True), self._process]:
+            for process in [*_descendants(self._process.pid), self._process]:
                 try:
                     process.kill()
                 except psutil.NoSuchProcess:
@@ -343,6 +360,20 @@ class _Child:
         if not lines:
             return f" Its log is empty: {path}"
         return "\n".join([f" Its last words ({path}):", *(f"  | {line}" for line in lines)])
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _resident_mib(process: psutil.Process) -> float:
+    try:
+        return process.memory_info().rss / 2**20
+    except psutil.Error:  # it has ended meanwhile
+        return 0.0
 
 
 def _ending(status: int) -> str:

@@ -163,6 +163,7 @@ def services_of(installation: Installation, config: Path | None, started_at: dat
             log_path=logs / f"{name}.log",
             ready=ready,
             alive=alive,
+            memory_limit_mib=settings.services.memory_limit_mib,
             start_timeout=start_timeout,
             before_start=before_start,
         )

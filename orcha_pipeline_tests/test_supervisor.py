@@ -201,6 +201,37 @@ def test_a_service_that_keeps_dying_is_tried_again_and_told_and_the_others_go_on
     assert (states["steady"].restarts, states["steady"].why, states["steady"].is_up) == (0, "", True)
 
 
+def test_a_service_of_which_one_process_takes_too_much_memory_is_started_again(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "MEMORY_LOOK_SECONDS", 0.0)
+    # The first time a child of its own grows, the second time nothing does.
+    greedy = """
+    import os, time
+    first = not os.path.exists("grown")
+    if first and os.fork() == 0:
+        taken = b"x" * (200 << 20)
+        open("grown", "w").close()
+        time.sleep(300)
+    time.sleep(300)
+    """
+    services = [make("greedy", greedy, memory_limit_mib=150.0), make("modest", "import time; time.sleep(300)")]
+    told: list[tuple[str, str]] = []
+    looks: list[int] = []
+
+    def enough() -> bool:
+        looks.append(len(told))
+        return looks.count(1) > 20
+
+    with Supervisor(QUICK) as running:
+        running.start(services)
+        wait_for((tmp_path / "grown").exists, "the child to grow")
+        running.watch(on_restart=lambda name, why: told.append((name, why)), until=enough)
+    ((name, why),) = told
+    assert name == "greedy"
+    taken = re.fullmatch(r"took (\d+) MiB of memory, of which 150 are allowed", why)
+    assert taken is not None
+    assert 200 <= int(taken[1]) < 300
+
+
 def test_a_service_that_waits_for_its_next_try_is_told_as_down(make):
     service = make("doomed", "raise SystemExit(7)")
     with Supervisor(RestartPolicy(first_delay=60.0)) as running:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from orcha_pipeline.errors import OrchaError
 from orcha_pipeline.installation import Installation
 from orcha_pipeline.model import HOUR, Verdict
+from orcha_pipeline.short_ids import one_begun
 from orcha_pipeline.warehouse import decisions, healings, permissions, reversals
 from orcha_pipeline.warehouse.decisions import (
     ApplicationRow,
@@ -24,7 +25,6 @@ from orcha_pipeline.warehouse.reversals import ReversalRow
 
 RECORD = timedelta(days=30)
 """What the share of wrong switches is counted over."""
-SHORTEST_ID = 4
 _UNITS = {"m": timedelta(minutes=1), "h": HOUR, "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
@@ -163,20 +163,11 @@ def _known_host(connection: Connection, host: str, configured: set[str]) -> str:
 
 def decision_begun(connection: Connection, beginning: str) -> DecisionRow:
     """The decision whose id begins so. Raises `OrchaError` where there is none, or more than one."""
-    beginning = beginning.strip()
-    if len(beginning) < SHORTEST_ID:
-        raise OrchaError(
-            f"{beginning!r} is too short: give at least the first {SHORTEST_ID} characters of a decision's id. "
-            "`orcha decisions --all` lists them."
-        )
-    found = decisions.decisions_beginning_with(connection, beginning, limit=5)
-    if not found:
-        raise OrchaError(
-            f"There is no decision whose id begins with {beginning!r}. `orcha decisions --all --since 7d` lists them; "
-            "`orcha explain` alone tells the latest."
-        )
-    whole = [row for row in found if row.decision_id == beginning]
-    if len(found) > 1 and not whole:
-        ids = ", ".join(f"{row.decision_id} ({row.host}, {row.decided_at:%Y-%m-%d %H:%M})" for row in found)
-        raise OrchaError(f"More than one decision begins with {beginning!r}: {ids}. Give more of the id.")
-    return whole[0] if whole else found[0]
+    return one_begun(
+        beginning,
+        lambda start, limit: decisions.decisions_beginning_with(connection, start, limit=limit),
+        what="a decision",
+        listed_by="`orcha decisions --all --since 7d` lists them; `orcha explain` alone tells the latest.",
+        id_of=lambda row: row.decision_id,
+        told=lambda row: f"{row.host}, {row.decided_at:%Y-%m-%d %H:%M}",
+    )

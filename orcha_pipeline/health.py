@@ -105,6 +105,7 @@ def serve(app: Starlette, port: int) -> Generator[None]:
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((_HOST, port))
+        listener.listen()  # now, not once the thread has come so far: whoever asks meanwhile waits
         config = uvicorn.Config(
             app,
             log_config=None,  # the process keeps its own logging

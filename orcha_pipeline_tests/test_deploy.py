@@ -125,7 +125,7 @@ def test_the_image_runs_as_nobody_of_importance_and_is_asked_whether_it_lives():
 def test_the_images_question_is_answered_by_the_health_page(tmp_path):
     from orcha_pipeline.health import HealthPage, serve
     from orcha_pipeline.lookout import Lookout
-    from orcha_pipeline_tests.test_health import free_port
+    from orcha_pipeline_tests.ports import free_port
 
     command = yaml.safe_load(dict(instructions())["HEALTHCHECK"].partition("CMD ")[2])
     idle = [0.1]

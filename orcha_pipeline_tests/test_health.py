@@ -16,6 +16,7 @@ from orcha_pipeline.health import STUCK_SECONDS, HealthPage, health_json, serve
 from orcha_pipeline.lookout import Lookout, Seen, look
 from orcha_pipeline.status import as_json
 from orcha_pipeline.supervisor import ServiceState
+from orcha_pipeline_tests.ports import free_port
 from orcha_pipeline_tests.rig import NOW, installation
 from orcha_pipeline_tests.seen import a_sight
 
@@ -23,12 +24,6 @@ PATIENCE = 20.0
 UP = ServiceState(name="daemon", is_up=True, restarts=2, why="was ended by SIGKILL", retry_in=None)
 DOWN = ServiceState(name="mlflow", is_up=False, restarts=3, why="did not answer for 91 s", retry_in=8.4)
 STARTING = ServiceState(name="webserver", is_up=False, restarts=1, why="ended with exit status 1", retry_in=None)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Page:

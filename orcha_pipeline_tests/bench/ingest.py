@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -37,6 +36,7 @@ from orcha_pipeline.settings import Settings, TestnetSettings
 from orcha_pipeline.testnet.addresses import SERVICES
 from orcha_pipeline.testnet.clock import TestnetClock
 from orcha_pipeline.testnet.fleet import embedded_settings
+from orcha_pipeline_tests.ports import free_port
 
 START_SECONDS = 120
 SAMPLE = 100
@@ -68,13 +68,6 @@ class Measured:
     server_cpu_seconds: float
     server_memory_mib: float
     runs: list[float]
-
-
-def free_port() -> int:
-    """A port of loopback that nobody has now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @contextlib.contextmanager

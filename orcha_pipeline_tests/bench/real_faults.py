@@ -41,7 +41,7 @@ from orcha_pipeline.protocols.base import Adapter
 from orcha_pipeline.warehouse import decisions, freezes
 from orcha_pipeline.warehouse.decisions import DecidedAllocation
 from orcha_pipeline_tests.bench.faults import by_fault, fault_table
-from orcha_pipeline_tests.bench.ingest import free_port
+from orcha_pipeline_tests.ports import free_port
 from orcha_pipeline_tests.rig import decision_to_apply
 
 T = TypeVar("T")

@@ -34,10 +34,10 @@ from orcha_pipeline.protocols.base import Adapter
 from orcha_pipeline.warehouse import decisions, permissions
 from orcha_pipeline.warehouse.decisions import DecidedAllocation
 from orcha_pipeline_tests.bench.faults import by_fault, fault_table
-from orcha_pipeline_tests.bench.ingest import free_port
 from orcha_pipeline_tests.bench.real_faults import LONGEST_SECONDS, PROJECT, RealFaults
 from orcha_pipeline_tests.integration import kept_services
 from orcha_pipeline_tests.integration.watched_definitions import ORDER, Victim, done_file
+from orcha_pipeline_tests.ports import free_port
 
 PATIENCE_SECONDS = 300.0
 MOVES = 2

@@ -29,11 +29,11 @@ from orcha_pipeline.model import SLOT, hour_of
 from orcha_pipeline.testnet.levers import node_name
 from orcha_pipeline.testnet.worlds import PROTOCOLS
 from orcha_pipeline_tests.bench import soak_real
-from orcha_pipeline_tests.bench.ingest import free_port
 from orcha_pipeline_tests.bench.planted_faults import judged, planted
 from orcha_pipeline_tests.bench.soak_curves import columns, draw, flatness_of, samples_of, told_day
 from orcha_pipeline_tests.bench.soak_cycles import LATE, Behind, Sample, Soak, soak
 from orcha_pipeline_tests.bench.soak_world import Outage, draw_outages, testnet
+from orcha_pipeline_tests.ports import free_port
 
 PROJECT = Path(__file__).resolve().parents[2]
 CYCLES_A_DAY = round(timedelta(days=1) / SLOT)

@@ -27,9 +27,9 @@ from orcha_pipeline.automation.jobs import APPLY_ALLOCATION, CYCLE
 from orcha_pipeline.settings import ServiceSettings
 from orcha_pipeline.warehouse.connection import Warehouse
 from orcha_pipeline.warehouse.consistency import breaches
-from orcha_pipeline_tests.bench.ingest import free_port
 from orcha_pipeline_tests.bench.soak_curves import flatness
 from orcha_pipeline_tests.bench.soak_cycles import MIB, mib_of
+from orcha_pipeline_tests.ports import free_port
 
 SAMPLE_SECONDS = 2.0
 START_SECONDS = 600.0

@@ -3,7 +3,6 @@
 import contextlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,15 +25,10 @@ from orcha_pipeline.settings_file import load_settings
 from orcha_pipeline.warehouse import decisions
 from orcha_pipeline.warehouse.connection import Warehouse
 from orcha_pipeline.warehouse.decisions import DecisionRow
+from orcha_pipeline_tests.ports import free_port
 
 HISTORY = timedelta(days=4)
 """Enough for seasonal naive, too little for a model: nothing is trained here."""
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 class Rig:

@@ -25,9 +25,9 @@ from orcha_pipeline.settings_file import load_settings
 from orcha_pipeline.testnet.fleet import embedded_settings
 from orcha_pipeline.warehouse import decisions
 from orcha_pipeline_tests.integration.beacon import EXAMPLE, FULL_MBPS, USD_PER_HOUR, Relay, install, relay_server
-from orcha_pipeline_tests.integration.conftest import free_port
 from orcha_pipeline_tests.integration.conftest import testnet_process as emulated_testnet
 from orcha_pipeline_tests.integration.installed import RECORD_PAST, Installed
+from orcha_pipeline_tests.ports import free_port
 from orcha_pipeline_tests.protocols.fakes import no_waiting
 
 KEY = "beacon-key-of-the-test"

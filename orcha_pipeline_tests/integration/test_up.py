@@ -4,7 +4,6 @@ import math
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from orcha_pipeline.prices import PriceClient
 from orcha_pipeline.testnet.world_kinds import write_world
 from orcha_pipeline.testnet.worlds import WorldKind
 from orcha_pipeline.warehouse import decisions
+from orcha_pipeline_tests.ports import free_ports
 
 ORCHA = str(Path(sys.executable).with_name("orcha"))
 PATIENCE = 420.0
@@ -32,16 +32,6 @@ PAYS = {"storj": 0.04, "golem": 0.015, "streamr": 0.05, "grass": 0.05}
 """Around what the protocols pay, USD an hour at full share."""
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1500)]
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def wait_for(what: str, found: Callable[[], Any], process: subprocess.Popen[str], log: Path) -> Any:

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ from typing import Any
 
 import httpx
 import pytest
+
+from orcha_pipeline_tests.ports import free_port
 
 HERE = Path(__file__).parent
 HOME = os.environ.get("PEERS_HOME")
@@ -69,12 +70,6 @@ def node_command(streamr_home: Path) -> Callable[..., list[str]]:
         return ["env", modules, "LOG_LEVEL=warn", "node", "--require", addons, str(scripts / script), *arguments]
 
     return command
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 class Served:

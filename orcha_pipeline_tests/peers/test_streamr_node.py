@@ -18,7 +18,8 @@ from orcha_pipeline.protocols.registry import make_adapter
 from orcha_pipeline.protocols.streamr_api import Info
 from orcha_pipeline.settings import NodeSettings
 from orcha_pipeline.testnet.streamr import OPERATOR
-from orcha_pipeline_tests.peers.conftest import Served, ended, free_port, served_testnet, wait_for
+from orcha_pipeline_tests.peers.conftest import Served, ended, served_testnet, wait_for
+from orcha_pipeline_tests.ports import free_port
 
 STAKED = '{ operator(id: "%s") { stakes(first: 1000) { sponsorship { stream { id } } } } }'
 

@@ -16,8 +16,9 @@ from orcha_pipeline.testnet.fleet import embedded_settings
 from orcha_pipeline.testnet.hosts import HOST_FILE, SimulatedHost
 from orcha_pipeline.testnet.levers import operator_address
 from orcha_pipeline.testnet.worlds import PROTOCOLS, seeded_world
+from orcha_pipeline_tests.ports import free_port
 from orcha_pipeline_tests.testnet.conftest import START
-from orcha_pipeline_tests.testnet.test_server import begin, end, free_port
+from orcha_pipeline_tests.testnet.test_server import begin, end
 from orcha_pipeline_tests.testnet.test_worlds import write_prices, write_world
 
 KEY = {"Authorization": "Bearer testnet-app-key"}

@@ -1,6 +1,5 @@
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from orcha_pipeline.errors import SettingsError, SupervisionError
 from orcha_pipeline.testnet import server
 from orcha_pipeline.testnet.clock import TestnetClock
 from orcha_pipeline.testnet.simulation import STATE_FILE
+from orcha_pipeline_tests.ports import free_port
 from orcha_pipeline_tests.testnet.conftest import START
 
 KEY = {"Authorization": "Bearer testnet-app-key"}
@@ -244,12 +244,6 @@ def test_damaged_state_is_refused_with_the_remedy(make_lab):
 
 
 # ---------------------------------------------------------------- process
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def begin(state, port, *more):

@@ -11,11 +11,11 @@ from orcha_pipeline.anomalies.alerts.wording import SHORT_ID, subject_of
 from orcha_pipeline.errors import OrchaError
 from orcha_pipeline.installation import Installation
 from orcha_pipeline.settings import ChannelSettings
+from orcha_pipeline.short_ids import one_begun
 from orcha_pipeline.warehouse import alert_rows, freezes, message_rows
 from orcha_pipeline.warehouse.alert_rows import AlertRow
 from orcha_pipeline.warehouse.decisions import Connection
 
-SHORTEST_ID = 4
 LISTED_FOR = timedelta(days=7)
 """How long alerts that are over are listed."""
 
@@ -99,19 +99,14 @@ def _now_of(installation: Installation) -> datetime:
 
 def _open_one(connection: Connection, beginning: str) -> AlertRow:
     """The open alert whose id begins so. Raises `OrchaError` where there is none, or more than one."""
-    beginning = beginning.strip()
-    if len(beginning) < SHORTEST_ID:
-        raise OrchaError(
-            f"{beginning!r} is too short: give at least the first {SHORTEST_ID} characters of an alert's id. "
-            "`orcha alerts` lists them."
-        )
-    found = alert_rows.alerts_beginning_with(connection, beginning, limit=5)
-    if not found:
-        raise OrchaError(f"There is no alert whose id begins with {beginning!r}. `orcha alerts` lists the open ones.")
-    if len(found) > 1:
-        ids = ", ".join(f"{alert.alert_id} ({alert.kind} {alert.subject})" for alert in found)
-        raise OrchaError(f"More than one alert begins with {beginning!r}: {ids}. Give more of the id.")
-    (alert,) = found
+    alert = one_begun(
+        beginning,
+        lambda start, limit: alert_rows.alerts_beginning_with(connection, start, limit=limit),
+        what="an alert",
+        listed_by="`orcha alerts` lists the open ones.",
+        id_of=lambda row: row.alert_id,
+        told=lambda row: f"{row.kind} {row.subject}",
+    )
     if alert.resolved_at is not None:
         why = f": {alert.resolved_why}" if alert.resolved_why else ""
         raise OrchaError(f"{_name(alert)} was resolved at {alert.resolved_at:%Y-%m-%d %H:%M} UTC{why}.")

@@ -2,7 +2,6 @@
 
 import email
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +11,9 @@ from typing import Any
 
 from aiosmtpd.controller import Controller
 
+from orcha_pipeline_tests.ports import free_port
+
 SECRET = "s3cr3t-t0ken-of-a-channel"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 class Mailbox:

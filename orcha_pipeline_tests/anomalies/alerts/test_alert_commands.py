@@ -8,7 +8,8 @@ import tomlkit
 from orcha_pipeline.warehouse import freezes
 from orcha_pipeline.warehouse.connection import Warehouse
 from orcha_pipeline_tests.anomalies.alerts.build import SLOT, Rig, an_alert, away, dropped
-from orcha_pipeline_tests.anomalies.alerts.servers import SECRET, free_port
+from orcha_pipeline_tests.anomalies.alerts.servers import SECRET
+from orcha_pipeline_tests.ports import free_port
 from orcha_pipeline_tests.rig import NOW
 
 HOST = {

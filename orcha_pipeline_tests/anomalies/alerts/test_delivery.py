@@ -11,7 +11,8 @@ import requests
 from orcha_pipeline.anomalies.alerts.delivery import Courier, Outcome, name_of
 from orcha_pipeline.anomalies.alerts.sender import MOST_PARTS, reason, send
 from orcha_pipeline.settings import ChannelSettings
-from orcha_pipeline_tests.anomalies.alerts.servers import SECRET, free_port
+from orcha_pipeline_tests.anomalies.alerts.servers import SECRET
+from orcha_pipeline_tests.ports import free_port
 
 pytestmark = [
     pytest.mark.integration,

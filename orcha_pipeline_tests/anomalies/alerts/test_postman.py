@@ -20,7 +20,8 @@ from orcha_pipeline.settings_file import load_settings
 from orcha_pipeline.warehouse import alert_rows, decisions, message_rows
 from orcha_pipeline.warehouse.message_rows import FAILING_ATTEMPTS, waiting_messages
 from orcha_pipeline_tests.anomalies.alerts.build import MINUTE, SLOT, Rig, away
-from orcha_pipeline_tests.anomalies.alerts.servers import SECRET, free_port
+from orcha_pipeline_tests.anomalies.alerts.servers import SECRET
+from orcha_pipeline_tests.ports import free_port
 from orcha_pipeline_tests.rig import NOW, decided_line, decision_to_apply
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]

@@ -24,7 +24,7 @@ from orcha_pipeline.anomalies.catalogue import (
 )
 from orcha_pipeline.anomalies.isolation_forest import FEATURES, HourScore, node_features, score_latest
 from orcha_pipeline.anomalies.known import HISTORY, Known, Place
-from orcha_pipeline.anomalies.rules_earnings import LASTING, SAME_HOUR_DAYS, HourEarned, Hours, same_hour_median
+from orcha_pipeline.anomalies.rules_earnings import LASTING, SAME_HOUR_DAYS, HourEarned, Hours, same_hour
 from orcha_pipeline.anomalies.rules_host import disk_filling
 from orcha_pipeline.anomalies.rules_protocol import Owed
 from orcha_pipeline.anomalies.trend import SPANS, Samples
@@ -389,9 +389,8 @@ def _earned(node: str, past: pd.DataFrame, forecasts: pd.DataFrame) -> HourEarne
     """
     hour = cast("pd.Timestamp", past.index[-1])
     when = hour.to_pydatetime()
-    native = next(
-        (pair for column in ("yield_native", "net_native") if (pair := _against_past(past, column, hour))), None
-    )
+    native_in = next((each for each in ("yield_native", "net_native") if _against_past(past, each, hour)), None)
+    native = None if native_in is None else _against_past(past, native_in, hour)
     ratio = native[0] / native[1] if native and native[1] > 0 else None
     promised = _promised(forecasts, hour)
     yielded = _number(past["yield_usd"].iloc[-1])
@@ -407,10 +406,23 @@ def _earned(node: str, past: pd.DataFrame, forecasts: pd.DataFrame) -> HourEarne
             low=_number(promised["p10"]),
             before=[_beside_promise(past, forecasts, hour - ago * HOUR) for ago in range(LASTING - 1, 0, -1)],
         )
-    for pair, unit in ((native, "native units"), (_against_past(past, "net_usd", hour), "USD")):
-        if pair:
-            source = f"median of the same hour in the past {SAME_HOUR_DAYS} days"
-            return HourEarned(node=node, hour=when, earned=pair[0], expected=pair[1], unit=unit, source=source)
+    column, unit = ("net_usd", "USD") if native_in is None else (native_in, "native units")
+    if found := _against_past(past, column, hour):
+        value, expected, low = found
+        return HourEarned(
+            node=node,
+            hour=when,
+            earned=value,
+            expected=expected,
+            unit=unit,
+            source=f"median of the same hour in the past {SAME_HOUR_DAYS} days",
+            low=low,
+            low_told="the least of these was",
+            before=[
+                (None, None) if (earlier := _against_past(past, column, hour - ago * HOUR)) is None else earlier[:2]
+                for ago in range(LASTING - 1, 0, -1)
+            ],
+        )
     return None
 
 
@@ -428,12 +440,12 @@ def _beside_promise(
     return _number(past["yield_usd"].get(hour)), None if promised is None else _number(promised["p50"])
 
 
-def _against_past(past: pd.DataFrame, column: str, hour: pd.Timestamp) -> tuple[float, float] | None:
-    """The value of an hour and the median of the same hour in the past days, where both are known."""
+def _against_past(past: pd.DataFrame, column: str, hour: pd.Timestamp) -> tuple[float, float, float] | None:
+    """The value of an hour, and median and least of the same hour in the past days, where they are known."""
     values = past[column]
     earlier = [_number(values.get(hour - timedelta(days=day))) for day in range(1, SAME_HOUR_DAYS + 1)]
-    value, expected = _number(values.loc[hour]), same_hour_median(earlier)
-    return None if value is None or expected is None else (value, expected)
+    value, expected = _number(values.get(hour)), same_hour(earlier)
+    return None if value is None or expected is None else (value, *expected)
 
 
 def _latency(readings: pd.DataFrame) -> pd.Series | None:

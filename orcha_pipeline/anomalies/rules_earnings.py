@@ -15,7 +15,7 @@ from orcha_pipeline.model import HOUR
 NEARLY_NOTHING = 0.80
 """Part of the expectation that must be missing before a drop is critical."""
 FAR = 2.0
-"""What lies so many times as far below the expectation as its tenth percentile is no chance any more."""
+"""What lies so many times as far below the expectation as its low end is no chance any more."""
 LASTING = 3
 """So many hours in a row that fall short are no chance any more, however unsure the expectation."""
 SAME_HOUR_DAYS = 7
@@ -34,8 +34,8 @@ class HourEarned:
     """What one node earned in one hour and what was expected of it, in one unit: USD or native, at full share or not.
 
     `native_ratio` is earned to expected in native units where both are known: it tells a fall in price from a fall in
-    earnings. `low` is what one hour in ten falls below, where the expectation tells. `before` are the hours just before
-    it, the latest last: earned and expected, in the same unit.
+    earnings. `low` is the expectation's low end, where it tells, and `low_told` what that is. `before` are the hours
+    just before it, the latest last: earned and expected, in the same unit.
     """
 
     node: str
@@ -46,13 +46,14 @@ class HourEarned:
     source: str
     native_ratio: float | None = None
     low: float | None = None
+    low_told: str = "one hour in ten was expected to earn less than"
     before: Sequence[tuple[float | None, float | None]] = ()
 
 
-def same_hour_median(past: Sequence[float | None]) -> float | None:
-    """The expectation for an hour: the median of the same hour on past days; None with too few known days."""
+def same_hour(past: Sequence[float | None]) -> tuple[float, float] | None:
+    """What is expected of an hour, and its low end: median and least of that hour on past days; None with too few."""
     known = [value for value in past if value is not None]
-    return median(known) if len(known) >= MIN_SAME_HOURS else None
+    return (median(known), min(known)) if len(known) >= MIN_SAME_HOURS else None
 
 
 def earnings_drop(hour: HourEarned, *, at: datetime, percent: float, host: str | None = None) -> Anomaly | None:
@@ -74,7 +75,7 @@ def earnings_drop(hour: HourEarned, *, at: datetime, percent: float, host: str |
         evidence += "; in its own token it earned as usual, so the price fell or was forecast too high"
         severity, remedy = Severity.INFO, "Nothing is wrong with the node; the next plans follow the price."
     elif hour.low is not None and hour.earned >= hour.expected - FAR * (hour.expected - hour.low) and not lasting:
-        evidence += f"; one hour in ten was expected to earn less than {hour.low:.4g}, so that this may be chance"
+        evidence += f"; {hour.low_told} {hour.low:.4g}, so that this may be chance"
         severity, remedy = Severity.INFO, "Nothing need be done unless it lasts."
     else:
         allowed = hour.low is not None and hour.earned >= hour.low

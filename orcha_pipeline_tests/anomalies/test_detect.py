@@ -55,6 +55,17 @@ def test_a_drop_of_forty_percent_is_raised_in_native_units_against_past_days():
     assert "same hour in the past 7 days" in anomaly.evidence
 
 
+def test_without_a_forecast_a_fall_such_as_the_past_days_had_is_chance_until_the_third_hour():
+    frame = seasonal(noise=0.0)
+    of_that_hour = frame.index[-1 - 24 * 3]
+    frame.loc[of_that_hour, ["net_native", "yield_native", "net_usd", "yield_usd"]] *= 0.6
+    once = rule(found(dropped(frame, 0.4)), "earnings-drop")
+    assert once.severity == "info"
+    assert "the least of these was" in once.evidence
+    assert rule(found(dropped(frame, 0.4, hours=3)), "earnings-drop").severity == "warning"
+    assert rule(found(dropped(frame, 0.95)), "earnings-drop").severity == "critical"
+
+
 def test_the_forecast_for_the_hour_comes_before_its_past():
     frame = seasonal(noise=0.0)
     usual = frame["yield_usd"].iloc[-1]

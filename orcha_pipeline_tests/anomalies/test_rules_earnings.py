@@ -7,7 +7,7 @@ from orcha_pipeline.anomalies.rules_earnings import (
     HourEarned,
     earnings_drop,
     flatline,
-    same_hour_median,
+    same_hour,
     zero_while_peers_earn,
 )
 
@@ -94,8 +94,8 @@ def test_what_lasts_for_three_hours_is_no_chance_however_unsure_the_forecast():
 
 
 def test_the_same_hour_of_too_few_days_is_no_expectation():
-    assert same_hour_median([1.0, None, 3.0]) is None
-    assert same_hour_median([1.0, None, 3.0, 2.0]) == 2.0
+    assert same_hour([1.0, None, 3.0]) is None
+    assert same_hour([1.0, None, 3.0, 2.0, 2.5]) == (2.25, 1.0)
 
 
 # --- flatline

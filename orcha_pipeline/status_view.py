@@ -10,10 +10,15 @@ from orcha_pipeline.status import Vitals
 
 
 def status_view(vitals: Vitals) -> RenderableType:
-    """Whether all is well, then what there is to know, a line each."""
+    """Whether Orcha runs as it should and what it has to tell, then what there is to know, a line each."""
     simulated = " (simulated)" if vitals.simulated else ""
-    head = Text(f"Orcha{simulated}: ", style="bold")
-    head.append("all is well" if vitals.healthy else "not all is well", style="green" if vitals.healthy else "red")
+    head = Text(f"Orcha{simulated} ", style="bold")
+    if vitals.healthy:
+        head.append("runs as it should", style="green")
+    else:
+        head.append("does not run as it should", style="red")
+    if alerts := _alerts(vitals):
+        head.append(f"; it has alerts: {alerts}", style="red" if vitals.alerts.get("critical") else "yellow")
     grid = Table.grid(padding=(0, 2, 0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
@@ -36,12 +41,15 @@ def status_view(vitals: Vitals) -> RenderableType:
     for each in vitals.clockwork:
         last = "no tick yet" if each.last_tick is None else f"last tick {_ago(each.last_tick, vitals.now)}"
         grid.add_row("clockwork", Text(f"{each.name} is {'on' if each.running else 'off'}, {last}"))
-    if vitals.alerts:
-        told = ", ".join(f"{count} {severity}" for severity, count in sorted(vitals.alerts.items()))
+    if alerts:
         known = f"; {vitals.acknowledged} acknowledged" if vitals.acknowledged else ""
-        grid.add_row("alerts", Text(f"{told}{known} (`orcha alerts`)"))
+        grid.add_row("alerts", Text(f"{alerts}{known} (`orcha alerts`)"))
     grid.add_row("disk", Text(f"{vitals.free_gib:,.1f} GiB free"))
     return Group(head, grid)
+
+
+def _alerts(vitals: Vitals) -> str:
+    return ", ".join(f"{count} {severity}" for severity, count in sorted(vitals.alerts.items()))
 
 
 def _ago(at: datetime, now: datetime) -> str:

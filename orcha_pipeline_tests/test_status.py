@@ -144,7 +144,7 @@ def test_frozen_nodes_pauses_requests_and_a_full_disk_are_told(installed, monkey
         console.print(status_view(vitals))
     text = capture.get()
     for told in (
-        "not all is well",
+        "Orcha does not run as it should; it has alerts: 1 critical",
         "orcha unfreeze a",
         "orcha resume",
         "orcha approve",

@@ -65,7 +65,7 @@ def told_of(anomalies: Iterable[AnomalyRow]) -> list[Told]:
             subject=row.subject,
             host=row.host,
             severity=Severity(row.severity),
-            message=f"{row.subject}: {row.evidence}.",
+            message=f"{row.subject}: {row.evidence}{'' if row.evidence.endswith('?') else '.'}",
             evidence={name: value for name, value in evidence.items() if value is not None},
             seen_at=row.detected_at,
         )

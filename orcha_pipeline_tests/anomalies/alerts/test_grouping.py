@@ -138,6 +138,8 @@ def test_anomalies_are_told_with_evidence_remedy_and_where_to_read_on():
         "score": 0.5,
         "since": "2026-03-05 12:05 UTC",
     }
+    (item,) = told_of([row(evidence="does not answer; is the node running?")])
+    assert item.message.endswith("is the node running?")
 
 
 def test_of_one_rule_and_subject_the_gravest_of_the_latest_is_told():

@@ -389,8 +389,8 @@ def _earned(node: str, past: pd.DataFrame, forecasts: pd.DataFrame) -> HourEarne
     """
     hour = cast("pd.Timestamp", past.index[-1])
     when = hour.to_pydatetime()
-    native_in = next((each for each in ("yield_native", "net_native") if _against_past(past, each, hour)), None)
-    native = None if native_in is None else _against_past(past, native_in, hour)
+    known = ((column, _against_past(past, column, hour)) for column in ("yield_native", "net_native"))
+    column, native = next(((column, found) for column, found in known if found), ("net_usd", None))
     ratio = native[0] / native[1] if native and native[1] > 0 else None
     promised = _promised(forecasts, hour)
     yielded = _number(past["yield_usd"].iloc[-1])
@@ -406,15 +406,14 @@ def _earned(node: str, past: pd.DataFrame, forecasts: pd.DataFrame) -> HourEarne
             low=_number(promised["p10"]),
             before=[_beside_promise(past, forecasts, hour - ago * HOUR) for ago in range(LASTING - 1, 0, -1)],
         )
-    column, unit = ("net_usd", "USD") if native_in is None else (native_in, "native units")
-    if found := _against_past(past, column, hour):
+    if found := native or _against_past(past, column, hour):
         value, expected, low = found
         return HourEarned(
             node=node,
             hour=when,
             earned=value,
             expected=expected,
-            unit=unit,
+            unit="native units" if native else "USD",
             source=f"median of the same hour in the past {SAME_HOUR_DAYS} days",
             low=low,
             low_told="the least of these was",

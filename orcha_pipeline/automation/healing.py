@@ -36,11 +36,10 @@ def build_healing_sensor() -> dg.SensorDefinition:
         description="Starts one run per node that a cycle says to restart; its run key names the slot and the attempt.",
     )
     def heal_nodes(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        found = latest_materialization(context, HEALING_PLAN)
-        if found is None:
+        event = latest_materialization(context, HEALING_PLAN)
+        if event is None:
             yield dg.SkipReason("No cycle since the last look.")
             return
-        event, cursor = found
         told = json_told(event, TO_HEAL)
         keys = told if isinstance(told, dict) else {}
         if not keys:
@@ -51,6 +50,5 @@ def build_healing_sensor() -> dg.SensorDefinition:
                 run_config=dg.RunConfig(ops={HEALING.to_python_identifier(): {"config": {"node": str(node)}}}),
                 tags={NODE_TAG: str(node)},
             )
-        context.update_cursor(cursor)
 
     return heal_nodes

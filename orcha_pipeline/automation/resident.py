@@ -27,12 +27,11 @@ def instance_of(context: dg.SensorEvaluationContext) -> dg.DagsterInstance:
         return opened
 
 
-def latest_materialization(
-    context: dg.SensorEvaluationContext, asset_key: dg.AssetKey
-) -> tuple[dg.EventLogEntry, str] | None:
-    """The latest materialization since the context's cursor, with the cursor behind it; None if there is none.
+def latest_materialization(context: dg.SensorEvaluationContext, asset_key: dg.AssetKey) -> dg.EventLogEntry | None:
+    """The latest materialization since the context's cursor, which moves behind it; None if there is none.
 
-    As Dagster's own asset sensor looks: of several since the last look, the latest alone counts.
+    As Dagster's own asset sensor looks: of several since the last look, the latest alone counts, and a look that fails
+    leaves the cursor where it was.
     """
     after = int(context.cursor) if context.cursor else None
     records = (
@@ -40,4 +39,7 @@ def latest_materialization(
         .fetch_materializations(dg.AssetRecordsFilter(asset_key, after_storage_id=after), ascending=False, limit=1)
         .records
     )
-    return (records[0].event_log_entry, str(records[0].storage_id)) if records else None
+    if not records:
+        return None
+    context.update_cursor(str(records[0].storage_id))
+    return records[0].event_log_entry

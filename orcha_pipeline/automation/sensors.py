@@ -28,17 +28,15 @@ def build_sensors(nodes: NodesResource, warehouse: WarehouseResource) -> list[dg
         description="Starts one run per decision that says reallocate; its run key is the decision's id.",
     )
     def apply_decision(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        found = latest_materialization(context, ALLOCATION_DECISION)
-        if found is None:
+        event = latest_materialization(context, ALLOCATION_DECISION)
+        if event is None:
             yield dg.SkipReason("No decision since the last look.")
             return
-        event, cursor = found
         told = json_told(event, TO_APPLY)
         ids = told if isinstance(told, list) else []
         if not ids:
             yield dg.SkipReason("The latest decision holds: nothing to apply.")
         yield from (_request(str(decision_id)) for decision_id in ids)
-        context.update_cursor(cursor)
 
     @dg.sensor(
         name="apply_approved",

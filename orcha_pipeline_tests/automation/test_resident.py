@@ -25,19 +25,24 @@ def opened(monkeypatch):
         each.dispose()
 
 
+def context_of(defs, instance, cursor=None):
+    """As the code server makes it: with a reference to the instance."""
+    return dg.SensorEvaluationContext(
+        instance_ref=instance.get_ref(),
+        last_tick_completion_time=None,
+        last_run_key=None,
+        cursor=cursor,
+        repository_name=None,
+        repository_def=defs.get_repository_def(),
+    )
+
+
 @pytest.fixture
 def look(defs, instance):
-    """What a sensor answers when asked as the code server asks: by a reference to the instance."""
+    """What a sensor answers to the code server."""
 
     def look(name, cursor=None):
-        with dg.SensorEvaluationContext(
-            instance_ref=instance.get_ref(),
-            last_tick_completion_time=None,
-            last_run_key=None,
-            cursor=cursor,
-            repository_name=None,
-            repository_def=defs.get_repository_def(),
-        ) as context:
+        with context_of(defs, instance, cursor) as context:
             return defs.resolve_sensor_def(name).evaluate_tick(context)
 
     return look
@@ -66,13 +71,6 @@ def test_another_instance_is_opened_beside_the_one_kept(look, instance, opened, 
     look("apply_decision")
     (tmp_path / "other").mkdir()
     with dg.DagsterInstance.local_temp(str(tmp_path / "other")) as other:
-        context = dg.SensorEvaluationContext(
-            instance_ref=other.get_ref(),
-            last_tick_completion_time=None,
-            last_run_key=None,
-            cursor=None,
-            repository_name=None,
-            repository_def=defs.get_repository_def(),
-        )
+        context = context_of(defs, other)
         assert resident.instance_of(context).get_ref() == other.get_ref()
     assert opened == [instance.get_ref(), other.get_ref()]

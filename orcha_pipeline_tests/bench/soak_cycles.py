@@ -94,7 +94,6 @@ class Soak:
     instance: dg.DagsterInstance
     began: datetime
     outages: list[Outage]
-    definitions: dg.Definitions
     repository: dg.RepositoryDefinition
     direct: DirectCycle
     dagster_every: int
@@ -298,7 +297,6 @@ def soak(
                 cursors=dict(behind.cursors),
                 idle={node: list(slots) for node, slots in behind.idle.items()},
                 outages=outages,
-                definitions=definitions,
                 repository=repository,
                 direct=DirectCycle(definitions, repository, CYCLE),
                 dagster_every=dagster_every,
